@@ -1,0 +1,62 @@
+# From nothing: `make demo` or `make test`, each alone. The virtual environment is made once and again when
+# pyproject.toml or constraints.txt changes. Another Python: `make clean`, then `PYTHON=python3.12 make test`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# torch goes in first and alone: it decides which build (CPU or CUDA) everything after it has to fit.
+TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+# Workers import torch each, so more than a few cost more than they bring; a file stays on one worker.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check lint clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
+
+demo: .venv/.core  ## run the digits experiment and leave a report
+	@$(BIN)/unweave run digits
+
+test: .venv/.dev  ## run the tests (not the slow ones)
+	@$(PYTEST)
+
+test-all: .venv/.dev  ## run the tests, slow ones too
+	@$(PYTEST) -m ''
+
+check: lint test  ## lint, types, floors, then the tests: what CI runs
+
+lint: .venv/.dev  ## lint, format, types and floors without the tests
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+clean:  ## remove the environment, caches and build products; runs/ stays
+	@rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find src tests benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# .venv/.unfinished says that an install was cut short: such an environment is not repaired but made again.
+.venv/.core: pyproject.toml constraints.txt
+	@if [ -e .venv/.unfinished ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    found=$$($(PYTHON) -c 'import sys; print("Python %d.%d" % sys.version_info[:2])' 2>/dev/null); \
+	    echo "Unweave needs Python 3.11 or newer; '$(PYTHON)' is $${found:-no Python that runs}." >&2; \
+	    echo "Name another one: PYTHON=python3.12 make $(or $(firstword $(MAKECMDGOALS)),demo)" >&2; \
+	    exit 1; \
+	  fi; \
+	  $(PYTHON) -m venv --clear .venv; \
+	fi
+	@touch .venv/.unfinished
+	@echo "Installing Unweave into .venv (the first install takes a minute or more: torch is large) ..."
+	@$(PIP) $(TORCH)
+	@$(PIP) -e .
+	@rm .venv/.unfinished
+	@touch $@
+
+.venv/.dev: .venv/.core
+	@mv .venv/.core .venv/.unfinished
+	@echo "Installing the development tools into .venv ..."
+	@$(PIP) -e '.[dev]'
+	@mv .venv/.unfinished .venv/.core
+	@touch .venv/.core $@

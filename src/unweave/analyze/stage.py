@@ -1,0 +1,187 @@
+"""The stage: encode once, then everything from the codes."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unweave.analyze.atlas import (
+    CODES,
+    EXAMPLES,
+    HISTOGRAMS,
+    KIND,
+    LABELS,
+    LATENTS,
+    SELECTIVE,
+    THUMBNAILS,
+    Analysis,
+    Atlas,
+)
+from unweave.analyze.tables import LabelTables, label_tables, latent_columns, selective_columns, top_columns
+from unweave.analyze.thumbnails import ImageReader
+from unweave.core.codes import Codes
+from unweave.core.config import Json
+from unweave.core.errors import InputError
+from unweave.core.hashing import hash_module
+from unweave.core.progress import progress
+from unweave.core.seeds import numpy_generator
+from unweave.datasets.base import ImageDataset
+from unweave.dictionaries.base import Dictionary
+from unweave.metrics.entries import Entries, by_example, by_latent
+from unweave.metrics.reconstruction import ReconstructionSums
+from unweave.metrics.sparsity import Firing, firing, histograms, l0
+from unweave.store.activations import Activations
+from unweave.store.artifact import Draft, Identity, existing, writing
+from unweave.store.codes import save_codes
+from unweave.store.files import save_table, save_tensors
+
+_ROWS_A_BLOCK = 8192
+
+
+def analyze(
+    dictionary: Dictionary,
+    activations: Activations,
+    *,
+    images: ImageDataset | Tensor | None = None,
+    analysis: Analysis | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+) -> Atlas:
+    """Say of every latent how often it fires, on what, and what that tells of the class.
+
+    Args:
+        dictionary: any dictionary, trained or a control.
+        activations: rows to judge it on; held-out ones, for numbers that mean something.
+        images: the captured examples as images, in the same order, to show the strongest ones.
+        analysis: sizes and thresholds.
+        seed: decides the label permutations.
+        out: folder of the atlas; temporary by default, gone with the returned object.
+        overwrite: replace another artifact in `out`.
+
+    Returns:
+        The atlas. Label statistics count examples: where several rows belong to one, it counts as firing once.
+
+    Raises:
+        InputError: the dictionary takes other rows, or there are fewer images than captured examples.
+    """
+    analysis = analysis or Analysis()
+    if dictionary.d_in != activations.d_in:
+        raise InputError(f"the dictionary takes rows of width {dictionary.d_in}, the store has {activations.d_in}")
+    reader = None if images is None else ImageReader(images)
+    inputs = {
+        "dictionary": hash_module(dictionary),
+        "activations": activations.id,
+        "images": reader.id if reader else "",
+    }
+    identity = Identity(kind=KIND, config=analysis, inputs=inputs, seed=seed)
+    temporary = tempfile.TemporaryDirectory(prefix="unweave-") if out is None else None
+    folder = Path(temporary.name) / "atlas" if temporary is not None else Path(str(out))
+    if not existing(folder, identity, overwrite=overwrite):
+        with writing(folder, identity, overwrite=overwrite) as draft:
+            codes, sums = encode_store(dictionary, activations)
+            _write(draft, codes, sums, activations, analysis, reader, seed)
+            draft.details.update(dictionary=repr(dictionary), d_sae=dictionary.d_sae, hook_name=activations.hook_name)
+    return Atlas(folder, temporary)
+
+
+@torch.no_grad()
+def encode_store(dictionary: Dictionary, activations: Activations) -> tuple[Codes, ReconstructionSums]:
+    """Codes of every row of a store, and how well they reconstruct it, in one pass."""
+    sums = ReconstructionSums(activations.d_in)
+    parts = []
+    chunk = max(1, min(_ROWS_A_BLOCK, (64 << 20) // (4 * dictionary.d_sae)))
+    with progress("Encoding", total=activations.n, unit="rows") as bar:
+        for rows in activations.blocks(chunk):
+            codes = dictionary.encode(rows.to(dictionary.device))
+            sums.add(rows, dictionary.decode(codes))
+            parts.append(Codes.from_dense(codes))
+            bar.advance(len(rows))
+    return Codes.concatenate(parts, dictionary.d_sae), sums
+
+
+def _write(
+    draft: Draft,
+    codes: Codes,
+    sums: ReconstructionSums,
+    activations: Activations,
+    analysis: Analysis,
+    reader: ImageReader | None,
+    seed: int,
+) -> None:
+    entries = by_latent(codes)
+    fires = firing(entries)
+    status = fires.status(live_share=analysis.live_share, dense_share=analysis.dense_share)
+    example, position = activations.example.numpy(), activations.position.numpy()
+    labels = _labels(activations, entries, analysis, seed)
+    top = top_columns(codes, entries, analysis.top, example, position)
+    counts, largest = histograms(entries, analysis.bins)
+
+    save_codes(draft.folder / CODES, codes)
+    save_table(draft.folder / LATENTS, latent_columns(fires, status, labels))
+    save_table(draft.folder / EXAMPLES, top)
+    save_tensors(draft.folder / HISTOGRAMS, {"counts": torch.from_numpy(counts), "largest": torch.from_numpy(largest)})
+    if labels is not None:
+        save_table(draft.folder / LABELS, labels.long_columns())
+        save_table(draft.folder / SELECTIVE, selective_columns(labels, analysis.selective))
+    if reader is not None:
+        reader.thumbnails(np.asarray(top["example"])).save(draft.folder / THUMBNAILS)
+    draft.details["metrics"] = _metrics(codes, sums, fires, status, labels, top, example)
+    draft.details["class_names"] = None if labels is None else labels.class_names
+    draft.details["class_totals"] = None if labels is None else labels.class_totals.tolist()
+
+
+def label_metrics_when_shuffled(atlas: Atlas, activations: Activations, *, seed: int) -> dict[str, float]:
+    """The atlas's label numbers with the labels dealt out again at random: what misaligned labels would have shown."""
+    codes = atlas.codes
+    entries = by_latent(codes)
+    labels = _labels(activations, entries, atlas.analysis, seed, shuffled=True)
+    if labels is None:
+        raise InputError(f"{activations.folder} has no labels")
+    status = np.asarray(atlas.latents["status"].to_pylist())
+    return labels.metrics(
+        np.isin(status, ["live", "dense"]),
+        {name: atlas.examples[name].to_numpy() for name in ("order", "latent", "example")},
+        activations.example.numpy(),
+    )
+
+
+def _labels(
+    activations: Activations, entries: Entries, analysis: Analysis, seed: int, *, shuffled: bool = False
+) -> LabelTables | None:
+    if activations.label is None:
+        return None
+    dense_example = np.unique(activations.example.numpy(), return_inverse=True)[1].astype(np.int64)
+    label = np.zeros(int(dense_example.max()) + 1, np.int64)
+    label[dense_example] = activations.label.numpy()
+    if shuffled:
+        label = numpy_generator(seed, "misaligned labels").permutation(label)
+    generator = numpy_generator(seed, "label permutations")
+    return label_tables(
+        by_example(entries, dense_example), label, activations.class_names, analysis.permutations, generator
+    )
+
+
+def _metrics(
+    codes: Codes,
+    sums: ReconstructionSums,
+    fires: Firing,
+    status: list[str],
+    labels: LabelTables | None,
+    top: dict[str, np.ndarray],
+    example: np.ndarray,
+) -> Json:
+    live = np.isin(status, ["live", "dense"])
+    numbers = {
+        "dictionary/explained_variance": sums.explained_variance,
+        "dictionary/reconstruction_sum_squares": sums.sum_squares,
+        "dictionary/l0": l0(codes),
+        "dictionary/live": int(live.sum()),
+        "dictionary/dead": int((fires.count == 0).sum()),
+        "dictionary/dense": status.count("dense"),
+        "dictionary/d_sae": codes.d_sae,
+        "dictionary/rows": codes.n,
+    }
+    return {**numbers, **(labels.metrics(live, top, example) if labels is not None else {})}

@@ -1,0 +1,5 @@
+"""Stage: a network and examples → an activation store."""
+
+from unweave.capture.stage import Capture, capture
+
+__all__ = ["Capture", "capture"]

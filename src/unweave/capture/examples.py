@@ -1,0 +1,147 @@
+"""Where examples come from, with the index and label of each beside it, whatever order they come in."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from unweave.core.errors import InputError
+from unweave.core.hashing import hash_tensor
+from unweave.datasets.base import ImageDataset
+
+Examples = Tensor | ImageDataset | Iterable[Any]
+_LABEL_KEYS = ("labels", "label", "targets", "target")
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Inputs of one forward pass, and the index and label of each example."""
+
+    inputs: tuple[Any, ...]
+    keywords: dict[str, Any]
+    example: Int64[Tensor, " b"]
+    label: Int64[Tensor, " b"] | None
+
+
+class ExampleStream:
+    """Batches of examples from a tensor, a data set, a `DataLoader` or any iterable of batches.
+
+    A `DataLoader` over a data set with indices is read through its own sampler, so that `example` is the index in the
+    data set and labels stay with their examples even where it shuffles. From any other iterable, `example` counts.
+
+    Attributes:
+        id: fingerprint of the examples, or None where they cannot be known without reading them.
+        total: number of examples, where it is known.
+    """
+
+    def __init__(
+        self, examples: Examples, labels: Tensor | Sequence[int] | None, batch_size: int, class_names: list[str] | None
+    ) -> None:
+        self._examples = examples
+        self._batch_size = batch_size
+        self._labels = None if labels is None else _label_tensor(labels)
+        self.class_names = class_names
+        self.total: int | None = None
+        self.id: str | None = None
+        if isinstance(examples, ImageDataset):
+            self._labels = examples.labels if self._labels is None else self._labels
+            self.class_names = class_names or examples.class_names
+            self.total, self.id = len(examples), examples.id
+        elif isinstance(examples, Tensor):
+            self.total, self.id = len(examples), hash_tensor(examples)
+        elif isinstance(examples, DataLoader) and isinstance(examples.dataset, Sized):
+            self.total = len(examples.dataset)
+        if self.total is not None and self._labels is not None and len(self._labels) != self.total:
+            raise InputError(f"there are {len(self._labels):,} labels for {self.total:,} examples")
+
+    @property
+    def labels_id(self) -> str:
+        """Fingerprint of the labels given apart from the examples."""
+        return "" if self._labels is None else hash_tensor(self._labels)
+
+    def __iter__(self) -> Iterator[Batch]:
+        seen = 0
+        for index, batch in self._indexed():
+            inputs, keywords, own = _unpack(batch)
+            size = len(inputs[0] if inputs else next(iter(keywords.values())))
+            example = torch.arange(seen, seen + size) if index is None else index
+            seen += size
+            yield Batch(inputs, keywords, example, self._label(example, own))
+        if seen == 0:
+            raise InputError("there are no examples to capture")
+
+    def _indexed(self) -> Iterator[tuple[Tensor | None, Any]]:
+        examples = self._examples
+        if isinstance(examples, ImageDataset):
+            for batch in examples.batches(self._batch_size):
+                yield batch.example, batch.images
+        elif isinstance(examples, Tensor):
+            for part in torch.arange(len(examples)).split(self._batch_size):
+                yield part, examples[part[0] : part[-1] + 1]
+        elif _has_indices(examples):
+            order = [torch.tensor(list(batch)) for batch in cast("DataLoader[Any]", examples).batch_sampler or ()]
+            yield from zip(order, _in_order(cast("DataLoader[Any]", examples), order), strict=True)
+        else:
+            for batch in examples:
+                yield None, batch
+
+    def _label(self, example: Tensor, own: Tensor | None) -> Tensor | None:
+        if self._labels is None:
+            return own
+        if int(example.max()) >= len(self._labels):
+            raise InputError(f"there are {len(self._labels):,} labels, fewer than examples; give one for each example")
+        given = self._labels[example]
+        if own is not None and not torch.equal(own, given):
+            raise InputError(
+                "labels= does not agree with the labels that the loader itself gives: it gives the examples in another "
+                "order, so each would get another one's label; leave labels= out"
+            )
+        return given
+
+
+def _has_indices(examples: Any) -> bool:
+    return (
+        isinstance(examples, DataLoader)
+        and not isinstance(examples.dataset, IterableDataset)
+        and examples.batch_sampler is not None
+    )
+
+
+def _in_order(loader: "DataLoader[Any]", order: list[Tensor]) -> "DataLoader[Any]":
+    """The same loader, its order decided beforehand."""
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=[batch.tolist() for batch in order],
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=loader.generator,
+    )
+
+
+def _unpack(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Tensor | None]:
+    """Positional inputs, keyword inputs and labels of what a loader yields."""
+    if isinstance(batch, Tensor):
+        return (batch,), {}, None
+    if isinstance(batch, Mapping):
+        label = next((batch[key] for key in _LABEL_KEYS if key in batch), None)
+        inputs = {key: value for key, value in batch.items() if key not in _LABEL_KEYS}
+        if not inputs:
+            raise InputError(f"a batch with the keys {sorted(batch)} has no inputs for the model")
+        return (), inputs, None if label is None else _label_tensor(label)
+    if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Tensor):
+        return (batch[0],), {}, _label_tensor(batch[1]) if len(batch) > 1 else None
+    raise InputError(f"a batch is a {type(batch).__name__}; expected a tensor, (inputs, labels) or a mapping of inputs")
+
+
+def _label_tensor(labels: Any) -> Int64[Tensor, " n"]:
+    tensor = torch.as_tensor(labels)
+    if tensor.ndim != 1 or tensor.is_floating_point() or tensor.is_complex():
+        raise InputError(f"labels must be whole numbers [n], got {tensor.dtype} {list(tensor.shape)}")
+    return tensor.to("cpu", torch.int64)

@@ -1,0 +1,228 @@
+"""The stage: run a network over examples and write what its hook points give."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from unweave.capture.examples import Batch, Examples, ExampleStream
+from unweave.capture.rows import RowMeaning, to_rows
+from unweave.core.errors import InputError
+from unweave.core.hashing import hash_module
+from unweave.core.progress import progress
+from unweave.models.hooks import HookPoints, Side, resolve
+from unweave.store.activations import DTYPES, KIND, Activations, ActivationWriter, RowBlock
+from unweave.store.artifact import Draft, Identity, existing, writing
+
+
+Precision = Literal["float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capture:
+    """What is captured."""
+
+    at: tuple[str, ...]
+    "dotted names of modules, or globs"
+    rows: RowMeaning = "flatten"
+    "what a row is: flatten, pool (mean over positions), position (each place or token), cls (first token)"
+    side: Side = "output"
+    "what a module gives, or what it is given"
+    dtype: Precision = "float32"
+    "precision of the stored rows"
+    mean: tuple[float, ...] = ()
+    "subtracted from the images, one number or one a channel, before the model sees them"
+    std: tuple[float, ...] = ()
+    "the images are divided by it, one number or one a channel"
+
+
+@overload
+def capture(
+    model: nn.Module,
+    examples: Examples,
+    *,
+    at: str,
+    rows: RowMeaning = ...,
+    labels: Tensor | Sequence[int] | None = ...,
+    out: str | Path | None = ...,
+    side: Side = ...,
+    dtype: Precision = ...,
+    mean: Sequence[float] = ...,
+    std: Sequence[float] = ...,
+    batch_size: int = ...,
+    class_names: Sequence[str] | None = ...,
+    shard_bytes: int = ...,
+    overwrite: bool = ...,
+) -> Activations: ...
+@overload
+def capture(
+    model: nn.Module,
+    examples: Examples,
+    *,
+    at: list[str] | tuple[str, ...],
+    rows: RowMeaning = ...,
+    labels: Tensor | Sequence[int] | None = ...,
+    out: str | Path | None = ...,
+    side: Side = ...,
+    dtype: Precision = ...,
+    mean: Sequence[float] = ...,
+    std: Sequence[float] = ...,
+    batch_size: int = ...,
+    class_names: Sequence[str] | None = ...,
+    shard_bytes: int = ...,
+    overwrite: bool = ...,
+) -> dict[str, Activations]: ...
+def capture(
+    model: nn.Module,
+    examples: Examples,
+    *,
+    at: str | list[str] | tuple[str, ...],
+    rows: RowMeaning = "flatten",
+    labels: Tensor | Sequence[int] | None = None,
+    out: str | Path | None = None,
+    side: Side = "output",
+    dtype: Precision = "float32",
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    batch_size: int = 256,
+    class_names: Sequence[str] | None = None,
+    shard_bytes: int = 256 << 20,
+    overwrite: bool = False,
+) -> Activations | dict[str, Activations]:
+    """Capture hidden activations of any module into an activation store.
+
+    Args:
+        model: any module; it runs where its parameters lie, in evaluation mode, and is left as it was.
+        examples: a tensor [n, …], a data set, a `DataLoader`, or any iterable of batches: tensors, (inputs, labels), or
+            mappings that become keyword arguments.
+        at: one module's dotted name; or a list of names and globs, all captured in the same pass.
+        rows: what a row is: `flatten`, `pool` (mean over positions), `position` (each place or token), `cls`.
+        labels: class of each example, in the order of the data set.
+        out: folder of the store; with a list, each hook point gets a subfolder of its name. Temporary by default: gone
+            with the returned object.
+        side: what the module gives, or its first input.
+        dtype: precision of the stored rows.
+        mean: subtracted from the inputs, one number or one a channel.
+        std: the inputs are divided by it.
+        batch_size: examples a forward pass, where `examples` does not come in batches.
+        class_names: names of the classes.
+        shard_bytes: size of a shard; memory stays below two of them for each hook point.
+        overwrite: replace another artifact in `out`.
+
+    Returns:
+        The store, or one for each hook point where `at` is a list.
+
+    Raises:
+        InputError: an unknown hook point (with the closest names), a module without a single tensor value, rows that do
+            not fit the tensor, labels that do not fit the examples, NaN or Inf.
+    """
+    config = Capture(
+        at=(at,) if isinstance(at, str) else tuple(at),
+        rows=rows,
+        side=side,
+        dtype=dtype,
+        mean=tuple(mean),
+        std=tuple(std),
+    )
+    if dtype not in DTYPES:
+        raise InputError(f"dtype={dtype!r} is none of {', '.join(DTYPES)}")
+    names = resolve(model, config.at)
+    if isinstance(at, str) and len(names) > 1:
+        raise InputError(f"{at!r} stands for {len(names)} modules; give a list, at=[{at!r}], to capture them all")
+    stream = ExampleStream(examples, labels, batch_size, list(class_names) if class_names is not None else None)
+    temporary = tempfile.TemporaryDirectory(prefix="unweave-") if out is None else None
+    root = Path(temporary.name) / "activations" if temporary is not None else Path(str(out))
+    folders = {name: root if isinstance(at, str) else root / name for name in names}
+    _capture(model, stream, config, folders, shard_bytes, overwrite)
+    stores = {name: Activations(folder) for name, folder in folders.items()}
+    if temporary is not None:
+        stores = {name: store.keep(temporary) for name, store in stores.items()}
+    return stores[names[0]] if isinstance(at, str) else stores
+
+
+def _capture(
+    model: nn.Module,
+    stream: ExampleStream,
+    config: Capture,
+    folders: Mapping[str, Path],
+    shard_bytes: int,
+    overwrite: bool,
+) -> None:
+    model_id = hash_module(model)
+    inputs = {"model": model_id, "examples": stream.id or "a loader", "labels": stream.labels_id}
+    settings = {name: getattr(config, name) for name in ("rows", "side", "dtype", "mean", "std")}
+    identities = {
+        name: Identity(kind=KIND, config={"at": name, **settings, "class_names": stream.class_names}, inputs=inputs)
+        for name in folders
+    }
+    missing = [name for name in folders if not existing(folders[name], identities[name], overwrite=overwrite)]
+    if stream.id is None and len(missing) < len(folders) and not overwrite:
+        raise InputError(
+            f"{next(folders[n] for n in folders if n not in missing)} is there already, and what a loader will give "
+            "cannot be compared with it; choose another folder or overwrite it"
+        )
+    if not missing:
+        return
+    with ExitStack() as stack:
+        writers: dict[str, tuple[Draft, ActivationWriter]] = {}
+        for name in missing:
+            draft = stack.enter_context(writing(folders[name], identities[name], overwrite=overwrite))
+            writers[name] = (draft, ActivationWriter(draft.folder, dtype=config.dtype, shard_bytes=shard_bytes))
+        examples = _write_rows(model, stream, config, {name: writer for name, (_, writer) in writers.items()})
+        for name, (draft, writer) in writers.items():
+            draft.details.update(
+                writer.close(), hook_name=name, rows=config.rows, examples=examples, class_names=stream.class_names
+            )
+
+
+def _write_rows(
+    model: nn.Module, stream: ExampleStream, config: Capture, writers: Mapping[str, ActivationWriter]
+) -> int:
+    points = HookPoints(model, list(writers), side=config.side)
+    device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+    examples = 0
+    with progress("Capturing", total=stream.total, unit="examples") as bar:
+        for batch in stream:
+            inputs = [_ready(value, config, device) for value in batch.inputs]
+            keywords = {key: _ready(value, config, device) for key, value in batch.keywords.items()}
+            for name, tensor in points.read(*inputs, **keywords).items():
+                writers[name].add(_block(tensor, batch, config, name))
+            examples += len(batch.example)
+            bar.advance(len(batch.example))
+    return examples
+
+
+def _block(tensor: Tensor, batch: Batch, config: Capture, name: str) -> RowBlock:
+    rows = to_rows(tensor, config.rows, examples=len(batch.example), name=name)
+    values = rows.values.to("cpu", DTYPES[config.dtype])
+    if not bool(torch.isfinite(values.sum())) and not bool((finite := torch.isfinite(values).all(1)).all()):
+        row = int((~finite).nonzero()[0])
+        what = f"{name!r} gives NaN or Inf ({config.dtype})"
+        raise InputError(
+            f"{what} for {int((~finite).sum())} rows of a batch, first for example "
+            f"{int(batch.example[row // rows.per_example])}; check the model, its inputs, or use float32"
+        )
+    return RowBlock(
+        values,
+        batch.example.repeat_interleave(rows.per_example),
+        rows.position,
+        None if batch.label is None else batch.label.repeat_interleave(rows.per_example),
+    )
+
+
+def _ready(value: Any, config: Capture, device: torch.device) -> Any:
+    """An input on the model's device, normalised if it is an image and the configuration says so."""
+    if not isinstance(value, Tensor):
+        return value
+    value = value.to(device, non_blocking=True)
+    if value.is_floating_point() and (config.mean or config.std):
+        per_channel = (-1, *[1] * (value.ndim - 2))
+        mean = torch.tensor(config.mean or (0.0,), device=device).view(per_channel)
+        std = torch.tensor(config.std or (1.0,), device=device).view(per_channel)
+        return (value - mean) / std
+    return value

@@ -1,0 +1,1 @@
+"""Foundation: configurations, registry, randomness, progress, errors."""

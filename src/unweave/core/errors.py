@@ -1,0 +1,31 @@
+"""Errors that a user can act on."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong; the message says what, where, and what to do.
+
+    The command line turns it into one line and exit code 2; everything else is a bug and says so.
+    """
+
+
+class StoreError(InputError):
+    """A file or folder on disk is not what it should be (missing, truncated, foreign, of another version)."""
+
+
+class MissingExtraError(InputError):
+    """An optional dependency is not installed; the message names the `pip install`."""
+
+
+def did_you_mean(name: str, choices: Iterable[str], *, most: int = 3) -> str:
+    """End of an error message: the names closest to a wrong one, or all choices where none is close."""
+    known = sorted(choices)
+    if not known:
+        return "there are none"
+    close = get_close_matches(name, known, n=most, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(repr(match) for match in close) + "?"
+    shown = ", ".join(known[:12])
+    return f"choose from: {shown}" + (f" and {len(known) - 12} more" if len(known) > 12 else "")

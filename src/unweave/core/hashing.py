@@ -1,0 +1,36 @@
+"""Fingerprints of data: tensors, modules and files."""
+
+import hashlib
+import zlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+def hash_tensor(*tensors: Tensor) -> str:
+    """16 hexadecimal digits of dtypes, shapes and bytes, wherever the tensors lie."""
+    digest = hashlib.blake2b(digest_size=8)
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def hash_module(module: nn.Module) -> str:
+    """16 hexadecimal digits of a module's structure and of every parameter and buffer."""
+    digest = hashlib.blake2b(str(module).encode(), digest_size=8)
+    values = {**module.state_dict(), **dict(module.named_buffers())}  # the second has those that are not saved
+    for name, value in values.items():
+        digest.update(name.encode())
+        digest.update((hash_tensor(value) if isinstance(value, Tensor) else repr(value)).encode())
+    return digest.hexdigest()
+
+
+def crc32_of_file(path: Path) -> int:
+    """CRC-32 of a file's bytes; catches flipped bits, not malice."""
+    checksum = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum

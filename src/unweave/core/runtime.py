@@ -1,0 +1,40 @@
+"""What does not change a result: device, threads and how often work in progress is saved."""
+
+from dataclasses import dataclass
+import torch
+
+from unweave.core.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """How to run; never part of a configuration's fingerprint."""
+
+    device: str = "auto"
+    "where tensors live: auto (cuda where there is one), cpu, cuda, cuda:1, mps"
+    threads: int | None = None
+    "CPU threads for torch; its own choice by default"
+    checkpoint_seconds: float = 30.0
+    "how often training writes a checkpoint"
+
+    def torch_device(self) -> torch.device:
+        """The device to use.
+
+        Raises:
+            InputError: the device is not one, or is not on this machine.
+        """
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError:
+            device = None
+        if device is None or device.type not in ("cpu", "cuda", "mps"):
+            raise InputError(f"--device {self.device!r} is no device: use auto, cpu, cuda, cuda:N or mps")
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise InputError(f"--device {self.device}: this machine has no CUDA device; use cpu or auto")
+        if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+            raise InputError(f"--device {self.device}: this machine has {count} CUDA devices, counted from cuda:0")
+        if device.type == "mps" and not torch.backends.mps.is_available():
+            raise InputError("--device mps: this machine has no Metal device; use cpu or auto")
+        return device

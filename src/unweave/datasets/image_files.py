@@ -1,0 +1,120 @@
+"""One image file, whatever its format and mode, as a square of bytes."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from unweave.core.errors import InputError
+
+# Pillow knows these formats by their header only, or hands them to programs outside (EPS to Ghostscript).
+_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
+
+MAX_PIXELS = 89_478_485
+"""Larger images are taken for decompression bombs, as Pillow's own limit does (256 MiB in RGB)."""
+
+
+class BrokenImageError(InputError):
+    """A file that should be an image cannot be read as one; the message names it and says why."""
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in Image.OPEN if name not in _NOT_DECODED)
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Suffixes (small letters, with the dot) of the image formats that Pillow decodes here."""
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in _formats())
+
+
+def check_header(path: Path) -> None:
+    """Make sure that a file begins as an image does; what comes after the header is not read.
+
+    Raises:
+        BrokenImageError: it does not, or the image is too large.
+    """
+    try:
+        with Image.open(path, formats=_formats()) as image:
+            _check_size(image)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise BrokenImageError(f"{path}: {_reason(error)}") from error
+
+
+def read_image(path: Path, size: int, channels: int) -> UInt8[np.ndarray, "c size size"]:
+    """The largest centred square of an image at `size` × `size` pixels, upright by its EXIF orientation.
+
+    That is the shorter side resized (bicubic, antialiased), then a centre crop. A large JPEG is decoded at a half, a
+    quarter or an eighth of its size as long as that stays twice as large as what is wanted. Transparent parts show
+    white, 16-bit grey is scaled to 8 bits, and of an animation it is the first frame.
+
+    Args:
+        path: an image file.
+        size: width and height wanted.
+        channels: 3 for RGB, 1 for grey (ITU-R 601 luma).
+
+    Raises:
+        BrokenImageError: the file is damaged, no image, too large, or has pixels without a known white.
+    """
+    try:
+        with Image.open(path, formats=_formats()) as image:
+            _check_size(image)
+            image.draft(None, (2 * size, 2 * size))
+            ImageOps.exif_transpose(image, in_place=True)
+            square = _centre_square(_with_channels(image, channels), size)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever a damaged header leads them to
+        raise BrokenImageError(f"{path}: {_reason(error)}") from error
+    pixels = np.asarray(square)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} allowed; make it smaller")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, UnidentifiedImageError):
+        return "no image in a format that Pillow decodes"
+    return str(error) or type(error).__name__
+
+
+def _with_channels(image: Image.Image, channels: int) -> Image.Image:
+    """Grey or RGB of an image in any mode."""
+    if image.mode.startswith("I"):
+        image = _from_16_bits(image)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no agreed white; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    if channels == 1 and image.mode in ("L", "1"):
+        return image.convert("L")
+    image = image.convert("RGB")  # palettes, CMYK and YCbCr reach grey by way of RGB
+    return image.convert("L") if channels == 1 else image
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    """8-bit grey of 16-bit grey, rounded; Pillow's own conversion would clip all that is above 255."""
+    values = np.asarray(image).astype(np.int64)
+    if values.size and (values.min() < 0 or values.max() > 65535):
+        raise ValueError("32-bit pixels have no agreed white; save it with 8 or 16 bits")
+    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def _centre_square(image: Image.Image, size: int) -> Image.Image:
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))

@@ -1,0 +1,194 @@
+"""What every dictionary offers, trained or classical."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from unweave.core.codes import Codes
+from unweave.core.config import from_json
+from unweave.core.errors import InputError, StoreError
+from unweave.core.hashing import hash_module
+from unweave.core.registry import Component, Registry
+from unweave.store.artifact import Draft, Identity, existing, read_manifest, writing
+from unweave.store.files import load_table, load_tensors, save_table, save_tensors
+from unweave.store.rows import RowSource
+
+KIND = "dictionary"
+WEIGHTS = "sae_weights.safetensors"
+HISTORY = "history.parquet"
+_ENCODE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where training stands: `index` of the step, `total` where it is known, and the latents that count as dead."""
+
+    index: int
+    total: int | None = None
+    dead: Bool[Tensor, " d_sae"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Losses:
+    """What one batch costs: the sum to minimise, its named parts, and the codes they were computed from."""
+
+    parts: Mapping[str, Float[Tensor, ""]]
+    codes: Float[Tensor, "b d_sae"]
+    residual: Float[Tensor, "b d_in"]
+
+    @property
+    def total(self) -> Float[Tensor, ""]:
+        """The sum of the parts."""
+        return torch.stack(list(self.parts.values())).sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DictionaryConfig(Component):
+    """Base of dictionary configurations."""
+
+    registry: ClassVar[Registry[type[Component]]] = Registry("dictionary", "unweave.dictionaries")
+
+    def build(self, d_in: int) -> "Dictionary":
+        """A dictionary of this kind for rows [n, d_in], its weights not yet set.
+
+        Raises:
+            InputError: the configuration makes no sense for this width.
+        """
+        raise NotImplementedError
+
+
+class Dictionary(nn.Module, ABC):
+    """A decomposition of rows into latents: `encode` [b, d_in] → [b, d_sae], `decode` back.
+
+    Everything that inference needs is a parameter or a buffer, so `state_dict` holds the whole of it.
+
+    Attributes:
+        config: what it was built from.
+        d_in: width of a row.
+        d_sae: number of latents.
+        hook_name: dotted name of the module whose output the rows are, where it is known.
+        history: what training logged, column by column.
+        trained_by_gradient: whether `prepare` is only the start, or the whole fit.
+    """
+
+    trained_by_gradient: ClassVar[bool] = True
+
+    def __init__(self, config: DictionaryConfig, d_in: int, d_sae: int) -> None:
+        super().__init__()
+        if d_in < 1 or d_sae < 1:
+            raise InputError(f"a dictionary needs at least one input and one latent, got d_in {d_in}, d_sae {d_sae}")
+        self.config = config
+        self.d_in = d_in
+        self.d_sae = d_sae
+        self.hook_name = ""
+        self.history: dict[str, list[float]] = {}
+
+    @abstractmethod
+    def prepare(self, rows: RowSource, generator: torch.Generator) -> None:
+        """Set the weights before the first step; for a classical method, fit them."""
+
+    @abstractmethod
+    def encode(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_sae"]:
+        """Codes of rows, dense."""
+
+    @abstractmethod
+    def decode(self, codes: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_in"]:
+        """Rows that codes stand for."""
+
+    @abstractmethod
+    def directions(self) -> Float[Tensor, "d_sae d_in"]:
+        """What one unit of each latent adds to a row."""
+
+    def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_in"]:
+        """The reconstruction of rows."""
+        return self.decode(self.encode(x))
+
+    def loss(self, batch: Float[Tensor, "b d_in"], step: Step) -> Losses:
+        """The loss of one batch at one step."""
+        raise InputError(f"{type(self).__name__} is fitted in closed form and has no loss")
+
+    def project_gradients(self) -> None:
+        """Called between the backward pass and the optimiser's step."""
+
+    def after_step(self) -> None:
+        """Called after the optimiser's step."""
+
+    def rescale(self, factor: float) -> None:
+        """Become the dictionary of rows that are `factor` times as long, with codes that are too."""
+        raise InputError(f"{type(self).__name__} cannot be rescaled")
+
+    def to_inference(self) -> "Dictionary":
+        """A frozen copy for use after training."""
+        frozen = copy.deepcopy(self).eval()
+        return frozen.requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        first: Tensor = next(iter(self.state_dict().values()))
+        return first.device
+
+    @torch.no_grad()
+    def encode_sparse(self, x: Float[Tensor, "b d_in"]) -> Codes:
+        """Codes of rows as their active entries; dense codes exist for one chunk of rows at a time only."""
+        chunk = max(1, _ENCODE_BYTES // (4 * self.d_sae))
+        parts = (Codes.from_dense(self.encode(rows.to(self.device))) for rows in x.split(chunk))
+        return Codes.concatenate(parts, self.d_sae)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write weights and configuration as a folder that `load` reads back with the same bits.
+
+        Raises:
+            InputError: something else stands in `folder` and `overwrite` is not set.
+        """
+        identity = dictionary_identity(self.config, self.d_in, {"weights": hash_module(self)})
+        if not existing(Path(folder), identity, overwrite=overwrite):
+            with writing(Path(folder), identity, overwrite=overwrite) as draft:
+                self.write(draft)
+
+    def write(self, draft: Draft) -> None:
+        """Put the weights into an artifact that is being written."""
+        save_tensors(draft.folder / WEIGHTS, self.state_dict())
+        if self.history:
+            save_table(draft.folder / HISTORY, self.history)
+        draft.details.update(d_in=self.d_in, d_sae=self.d_sae, hook_name=self.hook_name)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(d_in={self.d_in}, d_sae={self.d_sae}, {self.config})"
+
+
+def dictionary_identity(
+    config: DictionaryConfig, d_in: int, inputs: Mapping[str, str], *, training: object = None, seed: int | None = None
+) -> Identity:
+    """Identity of a dictionary's artifact: how it was made, and of what."""
+    return Identity(
+        kind=KIND, config={"dictionary": config, "d_in": d_in, "training": training}, inputs=inputs, seed=seed
+    )
+
+
+def load(folder: str | Path) -> Dictionary:
+    """Read a dictionary that `Dictionary.save` or training wrote.
+
+    Raises:
+        StoreError: the folder is no dictionary, or a file in it is missing, damaged or does not fit.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder, KIND, verify=True)
+    config = from_json(DictionaryConfig, manifest.config["dictionary"], where=f"{folder}: dictionary")
+    dictionary = config.build(int(manifest.config["d_in"]))
+    tensors = load_tensors(folder / WEIGHTS)
+    try:
+        dictionary.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()})
+    except RuntimeError as error:
+        raise StoreError(f"{folder / WEIGHTS} does not fit {config}: {error}") from None
+    dictionary.hook_name = str(manifest.details.get("hook_name", ""))
+    if HISTORY in manifest.files:
+        dictionary.history = load_table(folder / HISTORY).to_pydict()
+    return dictionary.to_inference()

@@ -1,0 +1,68 @@
+"""ReLU sparse autoencoder with a Bernoulli-KL penalty on mean activity."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unweave.core.errors import InputError
+from unweave.core.registry import register
+from unweave.dictionaries.base import Step
+from unweave.dictionaries.sae import SAE, SAEConfig
+
+
+@register("relu-kl")
+@dataclass(frozen=True, kw_only=True)
+class ReLUKL(SAEConfig):
+    """ReLU sparse autoencoder with a KL penalty: loss = ‖x − x̂‖² + kl·Σ_j KL(ρ ‖ ρ̂_j).
+
+    KL(ρ ‖ ρ̂) = ρ log(ρ/ρ̂) + (1−ρ) log((1−ρ)/(1−ρ̂)) of two Bernoulli variables; ρ̂_j is the batch mean of latent j's
+    activity. Ng (2011), "Sparse autoencoder". ρ is the target *mean activity*: small is sparse, 0.999 is dense.
+
+    A ReLU latent is unbounded while a Bernoulli mean is not, so activity is f/(1+f) by default, which lies in [0, 1) and
+    has a gradient everywhere. `squash=False` takes f itself and clamps its mean, as some published notebooks do: there
+    a latent whose mean exceeds 1 gets no gradient from the penalty.
+    """
+
+    rho: float = 0.05
+    "target mean activity of a latent, between 0 and 1; small is sparse"
+    kl: float = 1e-2
+    "weight of the penalty"
+    squash: bool = True
+    "measure activity as f/(1+f); off: f itself, its mean clamped to [epsilon, 1 - epsilon]"
+    epsilon: float = 1e-7
+    "distance that mean activity keeps from 0 and 1"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rho < 1:
+            raise InputError(f"rho is a mean activity between 0 and 1, got {self.rho}")
+
+    def build(self, d_in: int) -> "ReLUKLSAE":
+        """An untrained dictionary for rows of width d_in."""
+        return ReLUKLSAE(self, d_in)
+
+
+class ReLUKLSAE(SAE):
+    """f = relu((x − b_dec) W_enc + b_enc), penalised by Σ_j KL(ρ ‖ mean activity of j)."""
+
+    config: ReLUKL
+
+    def activation(self, pre: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_sae"]:
+        """The positive part."""
+        return torch.relu(pre)
+
+    def penalties(
+        self,
+        pre: Float[Tensor, "b d_sae"],
+        codes: Float[Tensor, "b d_sae"],
+        residual: Float[Tensor, "b d_in"],
+        step: Step,
+    ) -> Mapping[str, Float[Tensor, ""]]:
+        """The divergence between target and mean activity, summed over latents."""
+        rho, epsilon = self.config.rho, self.config.epsilon
+        activity = codes / (1 + codes) if self.config.squash else codes
+        mean = activity.mean(0).clamp(epsilon, 1 - epsilon)
+        divergence = rho * torch.log(rho / mean) + (1 - rho) * torch.log((1 - rho) / (1 - mean))
+        return {"kl": self.config.kl * divergence.sum()}

@@ -1,0 +1,38 @@
+"""How well rows are reconstructed."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class ReconstructionSums:
+    """Sums over rows and their reconstructions, in float64: the results do not depend on the batch size."""
+
+    def __init__(self, d_in: int) -> None:
+        self.n = 0
+        self._shift: Tensor | None = None
+        self._sum = torch.zeros(d_in, dtype=torch.float64)
+        self._square = 0.0
+        self._error = 0.0
+
+    def add(self, x: Float[Tensor, "b d_in"], x_hat: Float[Tensor, "b d_in"]) -> None:
+        """Take in a batch."""
+        exact = x.detach().double().cpu()
+        if self._shift is None:  # squares about a value near the mean keep their digits
+            self._shift = exact[0].clone()
+        centred = exact - self._shift
+        self.n += len(exact)
+        self._sum += centred.sum(0)
+        self._square += float(centred.square().sum())
+        self._error += float((exact - x_hat.detach().double().cpu()).square().sum())
+
+    @property
+    def sum_squares(self) -> float:
+        """Mean over rows of ‖x − x̂‖²."""
+        return self._error / self.n
+
+    @property
+    def explained_variance(self) -> float:
+        """1 − Σ‖x − x̂‖² / Σ‖x − mean‖² with the mean of all rows; NaN where all rows are the same."""
+        variance = self._square - float(self._sum.square().sum()) / self.n
+        return 1 - self._error / variance if variance > 1e-12 * max(self._square, 1e-300) else float("nan")

@@ -1,0 +1,66 @@
+"""What every model configuration offers, and the layers that the small ones are made of."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unweave.core.registry import Component, Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Component):
+    """Base of model configurations."""
+
+    registry: ClassVar[Registry[type[Component]]] = Registry("model", "unweave.models")
+
+    def build(self, shape: tuple[int, int, int], classes: int, generator: torch.Generator) -> nn.Module:
+        """An untrained network.
+
+        Args:
+            shape: channels, height and width of the images.
+            classes: number of classes it tells apart.
+            generator: source of its starting weights.
+        """
+        raise NotImplementedError
+
+
+class Normalise(nn.Module):
+    """(x − mean) / std with one number each: part of the model, so that every image it is shown lies in [0, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: float, std: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
+
+    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Normalised values, same shape."""
+        return (x - self.mean) / self.std
+
+
+@torch.no_grad()
+def linear(
+    d_in: int, d_out: int, generator: torch.Generator, *, init: Literal["torch", "xavier-tanh"] = "torch"
+) -> nn.Linear:
+    """A linear layer whose start comes from `generator`.
+
+    Args:
+        d_in: inputs.
+        d_out: outputs.
+        generator: source of the start.
+        init: `torch` is its default, uniform within 1/√d_in for weight and bias; `xavier-tanh` is Glorot's uniform
+            start with gain 5/3 and zero bias (Glorot and Bengio, 2010).
+    """
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, d_in, d_out)
+    if init == "torch":
+        nn.init.uniform_(layer.weight, -(d_in**-0.5), d_in**-0.5, generator=generator)
+        nn.init.uniform_(layer.bias, -(d_in**-0.5), d_in**-0.5, generator=generator)
+    else:
+        nn.init.xavier_uniform_(layer.weight, gain=nn.init.calculate_gain("tanh"), generator=generator)
+        nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,144 @@
+"""Recipes: named experiments, each one function of a configuration and a run folder."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from unweave.core.config import fingerprint, to_json
+from unweave.core.errors import InputError, did_you_mean
+from unweave.core.registry import Registry
+from unweave.core.runtime import Runtime
+from unweave.store.artifact import device_summary, library_versions, read_json, write_json
+
+C = TypeVar("C")
+RUN = "run.json"
+METRICS = "metrics.json"
+
+
+@dataclass(eq=False)
+class Run:
+    """One execution of a recipe: a folder with `run.json`, `metrics.json` and the artifacts.
+
+    Attributes:
+        folder: where it lives.
+        seed: what every random choice in it comes from.
+        data_dir: where the user's data lie.
+        runtime: device and the like.
+        metrics: flat mapping from name to number, as `stage/metric` or `stage/metric@condition`.
+        artifacts: folder of each artifact by its role, for example `model`, `sae`, `atlas@pca`.
+        findings: sentences that the report shows first.
+    """
+
+    folder: Path
+    seed: int
+    data_dir: Path | None = None
+    runtime: Runtime = field(default_factory=Runtime)
+    metrics: dict[str, float] = field(default_factory=dict)
+    artifacts: dict[str, Path] = field(default_factory=dict)
+    findings: list[str] = field(default_factory=list)
+
+    def place(self, role: str) -> Path:
+        """Folder for the artifact in this role; it is entered into the run."""
+        self.artifacts[role] = self.folder / "artifacts" / role
+        return self.artifacts[role]
+
+    def record(self, metrics: Mapping[str, float], *, condition: str = "") -> None:
+        """Enter metrics, under `name@condition` where there is one."""
+        suffix = f"@{condition}" if condition else ""
+        self.metrics.update({f"{name}{suffix}": value for name, value in metrics.items()})
+
+
+@dataclass(frozen=True)
+class Recipe(Generic[C]):
+    """A named experiment.
+
+    Attributes:
+        name: what the command line calls it.
+        config: type of its configuration.
+        presets: configurations by name; `default` is what should be computed.
+        function: the experiment.
+    """
+
+    name: str
+    config: type[C]
+    presets: Mapping[str, C]
+    function: Callable[[C, Run], None]
+
+    @property
+    def summary(self) -> str:
+        """First line of the function's docstring."""
+        return (self.function.__doc__ or "").strip().splitlines()[0]
+
+    def preset(self, name: str) -> C:
+        """A configuration by name.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        if name not in self.presets:
+            raise InputError(f"the recipe {self.name!r} has no preset {name!r}: {did_you_mean(name, self.presets)}")
+        return self.presets[name]
+
+
+RECIPES: Registry[Recipe[Any]] = Registry("recipe", "unweave.recipes")
+
+
+def recipe(name: str, **presets: C) -> Callable[[Callable[[C, Run], None]], Callable[[C, Run], None]]:
+    """Function decorator: register an experiment with its presets, of which one is called `default`."""
+
+    def enter(function: Callable[[C, Run], None]) -> Callable[[C, Run], None]:
+        RECIPES.add(name, Recipe(name, type(presets["default"]), presets, function))
+        return function
+
+    return enter
+
+
+def default_folder(name: str, config: Any, seed: int) -> Path:
+    """Where a run goes that was given no folder: the same configuration and seed find their run again."""
+    return Path("runs") / f"{name}-{fingerprint(name, config, seed)[:8]}"
+
+
+def execute(
+    name: str,
+    config: Any,
+    *,
+    seed: int = 0,
+    out: Path | None = None,
+    data_dir: Path | None = None,
+    runtime: Runtime | None = None,
+) -> Run:
+    """Run a recipe into a folder. A run that was killed goes on where it was; a finished one is read back.
+
+    Raises:
+        InputError: the folder holds something else, or the configuration does not belong to the recipe.
+    """
+    chosen = RECIPES[name]
+    if not isinstance(config, chosen.config):
+        raise InputError(f"the recipe {name!r} takes a {chosen.config.__name__}, got a {type(config).__name__}")
+    runtime = runtime or Runtime()
+    run = Run(out or default_folder(name, config, seed), seed, data_dir, runtime)
+    description = {"recipe": name, "config": to_json(config), "seed": seed}
+    _claim(run.folder, description)
+    started = time.monotonic()
+    facts = {"versions": library_versions(), "hardware": {**device_summary(), "device": str(runtime.torch_device())}}
+    write_json(run.folder / RUN, {**description, "status": "running", **facts})
+    chosen.function(config, run)
+    write_json(run.folder / METRICS, run.metrics)
+    artifacts = {role: path.relative_to(run.folder).as_posix() for role, path in run.artifacts.items()}
+    ended = {"wall_seconds": round(time.monotonic() - started, 2), "artifacts": artifacts, "findings": run.findings}
+    write_json(run.folder / RUN, {**description, "status": "complete", **facts, **ended})
+    return run
+
+
+def _claim(folder: Path, description: Mapping[str, Any]) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; a run needs a folder")
+    if (folder / RUN).is_file():
+        found = read_json(folder / RUN)
+        if not isinstance(found, dict) or any(found.get(key) != value for key, value in description.items()):
+            raise InputError(f"{folder} holds another run (other recipe, settings or seed); choose another --out")
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty and holds no run; choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)

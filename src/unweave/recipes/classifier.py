@@ -1,0 +1,115 @@
+"""What the recipes about one classifier share: model, activations, dictionary, atlas, controls, and what they show."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from unweave.analyze import Analysis, Atlas, analyze
+from unweave.capture import capture
+from unweave.datasets.base import DatasetConfig, ImageDataset
+from unweave.dictionaries.base import Dictionary, DictionaryConfig
+from unweave.dictionaries.neurons import Neurons
+from unweave.dictionaries.pca import PCA
+from unweave.dictionaries.random_directions import RandomDirections
+from unweave.models.base import ModelConfig
+from unweave.models.classifier import Fit, train_classifier
+from unweave.recipes.base import Run
+from unweave.store.activations import Activations
+from unweave.train import Training, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierStudy:
+    """A classifier, one of its layers, and a dictionary of that layer."""
+
+    data: DatasetConfig
+    "the images"
+    model: ModelConfig
+    "the network under study"
+    fit: Fit = field(default_factory=Fit)
+    "how the network is trained"
+    at: str = "fc2"
+    "the layer: dotted name of the module whose output is taken apart"
+    sae: DictionaryConfig
+    "the dictionary"
+    training: Training = field(default_factory=Training)
+    "how the dictionary is trained"
+    analysis: Analysis = field(default_factory=Analysis)
+    "what is found out about each latent"
+
+
+@dataclass(frozen=True, eq=False)
+class Studied:
+    """What the stages left."""
+
+    test: ImageDataset
+    train_rows: Activations
+    test_rows: Activations
+    sae: Dictionary
+    atlas: Atlas
+
+
+def study_classifier(config: ClassifierStudy, run: Run) -> Studied:
+    """Train the model, capture the layer on both splits, train the dictionary, and judge it beside its controls.
+
+    Everything is judged on test rows. Controls have as many active latents a row as the dictionary was measured to
+    have.
+    """
+    train_images = config.data.load("train", run.data_dir)
+    test_images = config.data.load("test", run.data_dir)
+    model = train_classifier(
+        config.model, config.fit, train_images, test_images, seed=run.seed, out=run.place("model"), runtime=run.runtime
+    )
+    run.record({"model/test_accuracy": model.test_accuracy})
+    train_rows = capture(model.module, train_images, at=config.at, out=run.place("activations@train"), batch_size=2048)
+    test_rows = capture(model.module, test_images, at=config.at, out=run.place("activations@test"), batch_size=2048)
+    sae = train(train_rows, config.sae, config.training, seed=run.seed, out=run.place("sae"), runtime=run.runtime)
+    atlas = analyze(sae, test_rows, images=test_images, analysis=config.analysis, seed=run.seed, out=run.place("atlas"))
+    run.record(atlas.metrics)
+    k = max(1, round(atlas.metrics["dictionary/l0"]))
+    for name, control in controls(sae.d_sae, k).items():
+        fitted = train(train_rows, control, seed=run.seed, out=run.place(f"sae@{name}"), runtime=run.runtime)
+        beside = analyze(
+            fitted,
+            test_rows,
+            images=test_images,
+            analysis=config.analysis,
+            seed=run.seed,
+            out=run.place(f"atlas@{name}"),
+        )
+        run.record(beside.metrics, condition=name)
+    run.findings += findings(run.metrics)
+    return Studied(test_images, train_rows, test_rows, sae, atlas)
+
+
+def controls(d_sae: int, k: int) -> dict[str, DictionaryConfig]:
+    """What a dictionary is measured against, at the same number of active latents a row."""
+    return {"neurons": Neurons(k=k), "pca": PCA(k=k), "random": RandomDirections(d_sae=d_sae, k=k)}
+
+
+def findings(metrics: Mapping[str, float]) -> list[str]:
+    """What the numbers allow to say, and what not, in sentences."""
+
+    def of(name: str, condition: str = "") -> float:
+        return metrics.get(f"{name}@{condition}" if condition else name, float("nan"))
+
+    ev, live, d_sae = of("dictionary/explained_variance"), of("dictionary/live"), of("dictionary/d_sae")
+    said = [
+        f"The dictionary explains {100 * ev:.1f} % of the variance of held-out rows with {of('dictionary/l0'):.1f} active "
+        f"latents a row; PCA with as many explains {100 * of('dictionary/explained_variance', 'pca'):.1f} %, raw neurons "
+        f"{100 * of('dictionary/explained_variance', 'neurons'):.1f} %, random directions "
+        f"{100 * of('dictionary/explained_variance', 'random'):.1f} %.",
+        f"{live:.0f} of {d_sae:.0f} latents are live (fire on more than 0.1 % of rows), {of('dictionary/dead'):.0f} dead.",
+    ]
+    share = "labels/top_class_share_median"
+    ours, best = of(share), max((of(share, name), name) for name in ("neurons", "pca", "random"))
+    if ours != ours:
+        return said
+    line = f"In half of the live latents one class makes up {100 * ours:.0f} % or more of what activates them"
+    if best[0] >= ours:
+        line += (
+            f", but {best[1]} directions under the same rule reach {100 * best[0]:.0f} %: class selectivity alone does "
+            "not show that the dictionary found anything."
+        )
+    else:
+        line += f"; the best control ({best[1]}) reaches {100 * best[0]:.0f} %."
+    return [*said, line]

@@ -1,0 +1,48 @@
+"""A dictionary of an MLP's second layer on MNIST."""
+
+from unweave.analyze.stage import label_metrics_when_shuffled
+from unweave.datasets.mnist import Mnist
+from unweave.dictionaries.relu import ReLU
+from unweave.dictionaries.topk import TopK
+from unweave.models.classifier import Fit
+from unweave.models.mlp import MLP
+from unweave.recipes.base import Run, recipe
+from unweave.recipes.classifier import ClassifierStudy, study_classifier
+from unweave.train import Training
+
+_MODEL = MLP(widths=(128, 128), mean=0.1307, std=0.3081)
+_FIT = Fit(optimizer="sgd", learning_rate=1e-3, epochs=5, batch_size=64)
+
+DEFAULT = ClassifierStudy(
+    data=Mnist(),
+    model=_MODEL,
+    fit=_FIT,
+    sae=TopK(d_sae=1024, k=16),
+    training=Training(epochs=20, batch_size=512, learning_rate=1e-3),
+)
+
+# What the notebook computed: free decoder norms, the penalty summed over the batch, rows in the order they are stored.
+PUBLISHED = ClassifierStudy(
+    data=Mnist(),
+    model=_MODEL,
+    fit=_FIT,
+    sae=ReLU(d_sae=1024, l1=3e-3, l1_reduction="sum", b_dec="zero", init="kaiming", unit_norm=False),
+    training=Training(
+        epochs=200,
+        batch_size=64,
+        learning_rate=1e-3,
+        schedule="step",
+        step_epochs=10,
+        step_factor=0.99,
+        shuffle=False,
+        scale_inputs=False,
+    ),
+)
+
+
+@recipe("mnist-mlp", default=DEFAULT, published=PUBLISHED)
+def mnist_mlp(config: ClassifierStudy, run: Run) -> None:
+    """What do the latents of an MLP's second layer on MNIST stand for, and is it more than selection gives?"""
+    studied = study_classifier(config, run)
+    misaligned = label_metrics_when_shuffled(studied.atlas, studied.test_rows, seed=run.seed)
+    run.record(misaligned, condition="misaligned")

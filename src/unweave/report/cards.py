@@ -1,0 +1,132 @@
+"""Latents as cards of the page: a sheet of images, and shapes for two small charts."""
+
+import base64
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from unweave.analyze.atlas import Atlas
+from unweave.core.seeds import numpy_generator
+from unweave.figures.latents import LatentCard, contact_sheet
+
+_COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of a small chart, as shares of its height; `mark` is a line across it."""
+
+    height: float
+    mark: float | None
+    title: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """A latent as the page shows it."""
+
+    latent: int
+    summary: str
+    sheet: str | None
+    histogram: list[Bar]
+    classes: list[Bar]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Cards under a heading."""
+
+    title: str
+    text: str
+    cards: list[Card]
+
+
+def galleries(atlases: dict[str, Atlas], *, cards: int = 12, seed: int = 0) -> list[Gallery]:
+    """The most informative latents, random live ones, and the most informative of random directions beside them."""
+    if not atlases:
+        return []
+    main = next(iter(atlases.values()))
+    live = np.flatnonzero(np.isin(main.latents["status"].to_pylist(), ["live", "dense"]))
+    chosen = numpy_generator(seed, "gallery").permutation(live)[:cards]
+    best = _most_informative(main, cards)
+    shown = [
+        Gallery("The most informative latents", _best_text(main), [card(main, j) for j in best]),
+        Gallery(
+            "Random live latents",
+            "Drawn evenly from the live ones: what a latent is like that nobody picked.",
+            [card(main, int(j)) for j in chosen],
+        ),
+    ]
+    if "random" in atlases:
+        control = atlases["random"]
+        best = _most_informative(control, cards // 2)
+        shown.append(
+            Gallery(
+                "Control: the most informative random directions",
+                "Never trained. If these look as meaningful as the latents above, meaning came from selection.",
+                [card(control, j) for j in best],
+            )
+        )
+    return [gallery for gallery in shown if gallery.cards]
+
+
+def _best_text(atlas: Atlas) -> str:
+    if atlas.class_names is None:
+        return "No labels were captured, so these are the latents with the largest activations."
+    return "By the information that firing gives about the class; one latent of each class first."
+
+
+def _most_informative(atlas: Atlas, most: int) -> list[int]:
+    """Live latents by falling information, the best of each class before the second of any."""
+    live = np.isin(atlas.latents["status"].to_pylist(), ["live", "dense"])
+    if atlas.class_names is None:
+        by_value = np.argsort(-atlas.column("max"), kind="stable")
+        return [int(j) for j in by_value if live[j]][:most]
+    top_class = atlas.column("top_class")
+    order = [int(j) for j in np.argsort(-atlas.column("mutual_information"), kind="stable") if live[j]]
+    place: dict[int, int] = {}
+    seen: dict[int, int] = {}
+    for j in order:
+        place[j] = seen.get(int(top_class[j]), 0)
+        seen[int(top_class[j])] = place[j] + 1
+    return sorted(order, key=lambda j: place[j])[:most]
+
+
+def card(atlas: Atlas, latent: int) -> Card:
+    """One latent's card."""
+    content = atlas.card(latent)
+    images = content.images
+    sheet = None if images is None or not len(images) else png_uri(contact_sheet(images, _COLUMNS))
+    return Card(latent, content.summary, sheet, _histogram_bars(content), _class_bars(content))
+
+
+def _histogram_bars(content: LatentCard) -> list[Bar]:
+    highest = max(int(content.histogram.max()), 1)
+    step = content.largest / len(content.histogram)
+    return [
+        Bar(count / highest, None, f"{count} rows between {i * step:.3g} and {(i + 1) * step:.3g}")
+        for i, count in enumerate(content.histogram.tolist())
+    ]
+
+
+def _class_bars(content: LatentCard) -> list[Bar]:
+    shares = content.class_shares
+    if shares is None or content.class_names is None:
+        return []
+    share, prior = shares
+    highest = max(float(share.max()), float(prior.max()))
+    return [
+        Bar(s / highest, p / highest, f"{name}: {100 * s:.1f} % of firing examples, {100 * p:.1f} % of all")
+        for name, s, p in zip(content.class_names, share.tolist(), prior.tolist(), strict=True)
+    ]
+
+
+def png_uri(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
+    """A picture as a data URI."""
+    buffer = io.BytesIO()
+    grey = bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())
+    Image.fromarray(pixels[..., 0] if grey else pixels).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

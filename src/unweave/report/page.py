@@ -1,0 +1,141 @@
+"""The page: one HTML file with everything inside it, made from a template."""
+
+import html
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from unweave.recipes.base import RECIPES
+from unweave.report.cards import galleries
+from unweave.report.contents import MAIN, Contents
+from unweave.report.drawings import draw_all
+from unweave.report.measures import MEASURES
+
+REPORT = "report.html"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table of dictionary against controls."""
+
+    label: str
+    meaning: str
+    cells: list[str]
+
+
+def build_report(folder: str | Path) -> Path:
+    """Write `report.html` and `figures/` into a run's folder, or the folder of one dictionary or atlas beside it.
+
+    Args:
+        folder: a complete run, or a single artifact (whose page goes to `<folder>-report/`, so that the artifact stays
+            as it was).
+
+    Returns:
+        The page.
+
+    Raises:
+        StoreError: there is nothing in the folder that a report can be made of, or it is damaged.
+    """
+    folder = Path(folder)
+    contents = Contents.read(folder)
+    place = folder if contents.run else folder.with_name(f"{folder.name}-report")
+    place.mkdir(parents=True, exist_ok=True)
+    drawings = draw_all(contents, place / "figures")
+    environment = Environment(
+        loader=PackageLoader("unweave.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    source = environment.get_template("report.html.j2")
+    css = environment.get_template("report.css").render()
+    conditions = contents.conditions()
+    page = source.render(
+        css=css,
+        title=contents.run.get("recipe", folder.name),
+        summary=_summary(contents),
+        facts=_facts(contents),
+        findings=contents.run.get("findings", []),
+        conditions=conditions,
+        rows=table_rows(contents, conditions),
+        drawings=drawings,
+        galleries=galleries(contents.atlases, seed=int(contents.run.get("seed", 0))),
+        selective=selective_rows(contents),
+        provenance=_provenance(contents),
+        main=MAIN,
+    )
+    path = place / REPORT
+    temporary = path.with_suffix(".writing")
+    temporary.write_text(page)
+    temporary.replace(path)
+    return path
+
+
+def table_rows(contents: Contents, conditions: list[str]) -> list[Row]:
+    """The measures that were taken, worded."""
+    rows = []
+    for measure in MEASURES:
+        numbers = [contents.metric(measure.name, condition) for condition in conditions]
+        if any(number is not None for number in numbers):
+            cells = ["–" if number is None or number != number else measure.write(number) for number in numbers]
+            rows.append(Row(measure.label, measure.meaning, cells))
+    return rows
+
+
+def selective_rows(contents: Contents, most: int = 8) -> list[tuple[str, list[tuple[int, str]]]]:
+    """For each class its most selective latents with their average precision."""
+    atlas = contents.atlases.get(MAIN)
+    if atlas is None or atlas.selective is None or atlas.class_names is None:
+        return []
+    table: list[dict[str, Any]] = atlas.selective.to_pylist()
+    return [
+        (name, [(r["latent"], f"{r['average_precision']:.2f}") for r in table if r["class"] == c and r["rank"] < most])
+        for c, name in enumerate(atlas.class_names)
+    ]
+
+
+def _summary(contents: Contents) -> str:
+    name = contents.run.get("recipe")
+    return RECIPES[name].summary if name in RECIPES.members() else "What the latents of a dictionary stand for."
+
+
+def _facts(contents: Contents) -> list[tuple[str, str]]:
+    """The few facts under the title."""
+    facts = []
+    if contents.model is not None:
+        facts.append(("model", f"{100 * contents.model.test_accuracy:.1f} % test accuracy"))
+    for name, atlas in contents.atlases.items():
+        if name == MAIN:
+            facts.append(("layer", atlas.hook_name))
+            facts.append(
+                (
+                    "evaluated on",
+                    f"{int(atlas.metrics['dictionary/rows']):,} held-out rows"
+                    if contents.run
+                    else f"{int(atlas.metrics['dictionary/rows']):,} rows",
+                )
+            )
+    if contents.run:
+        facts.append(("seed", str(contents.run["seed"])))
+        facts.append(("took", f"{contents.run['wall_seconds']:.0f} s"))
+        facts.append(("unweave", contents.run["versions"]["unweave"]))
+    else:
+        facts.append(("made", time.strftime("%Y-%m-%d")))
+    return facts
+
+
+def _provenance(contents: Contents) -> list[tuple[str, str]]:
+    """What a reader needs to get the same again: configuration, versions, hardware, artifacts."""
+    artifacts = {role: f"{m.kind} {m.id}, {m.wall_seconds:.1f} s" for role, m in contents.manifests.items()}
+    parts = [
+        ("configuration", contents.run.get("config")),
+        ("versions", contents.run.get("versions")),
+        ("hardware", contents.run.get("hardware")),
+        ("artifacts", artifacts),
+    ]
+    return [(name, html.unescape(json.dumps(value, indent=1, ensure_ascii=False))) for name, value in parts if value]

@@ -1,0 +1,1 @@
+"""Statistics: nulls, intervals and corrections, seeded."""

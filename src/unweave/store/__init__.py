@@ -1,0 +1,1 @@
+"""Artifacts on disk: folders written whole or not at all, with activations, codes, weights and tables inside."""

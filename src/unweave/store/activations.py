@@ -1,0 +1,220 @@
+"""The activation store: shards of rows with the example, position and label of each beside it.
+
+A shard is one safetensors file with `activations` [n, d_in], `example` [n], `position` [n] and, where labels were
+given, `label` [n]: what belongs to a row is written in the same file by the same call. `moments.safetensors` holds the
+exact mean and mean squared norm of all rows. Shards are mapped into memory, so a store may be many times larger than it.
+"""
+
+import bisect
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from unweave.core.errors import StoreError
+from unweave.store.artifact import Manifest, read_manifest
+from unweave.store.files import load_tensors, save_tensors
+from unweave.store.rows import Moments, MomentSums, WindowedOrder
+
+KIND = "activations"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_MOMENTS = "moments.safetensors"
+_BLOCK_BYTES = 1 << 20
+_WINDOW_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """Rows and what belongs to them, index by index."""
+
+    activations: Float[Tensor, "n d_in"]
+    example: Int64[Tensor, " n"]
+    position: Int64[Tensor, " n"]
+    label: Int64[Tensor, " n"] | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Named tensors, as a shard holds them."""
+        named = {"activations": self.activations, "example": self.example, "position": self.position}
+        return named if self.label is None else {**named, "label": self.label}
+
+
+class ActivationWriter:
+    """Writes rows into shards of one folder; memory stays below two shards."""
+
+    def __init__(self, folder: Path, *, dtype: str = "float32", shard_bytes: int = 256 << 20) -> None:
+        self.folder = folder
+        self._dtype = DTYPES[dtype]
+        self._shard_bytes = shard_bytes
+        self._pending: list[RowBlock] = []
+        self._pending_rows = 0
+        self._shard_rows: list[int] = []
+        self._sums: MomentSums | None = None
+
+    def add(self, block: RowBlock) -> None:
+        """Append rows."""
+        rows = block.activations.detach().to("cpu", self._dtype)
+        if self._sums is None:
+            self._sums = MomentSums(rows.shape[1])
+        self._sums.add(rows)
+        self._pending.append(RowBlock(rows, block.example, block.position, block.label))
+        self._pending_rows += len(rows)
+        capacity = max(1, self._shard_bytes // (rows.shape[1] * rows.element_size()))
+        while self._pending_rows >= capacity:
+            self._write_shard(capacity)
+
+    def close(self) -> dict[str, Any]:
+        """Write what is left and return the details for the manifest."""
+        assert self._sums is not None, "a store needs at least one row"
+        if self._pending_rows:
+            self._write_shard(self._pending_rows)
+        moments = self._sums.moments()
+        second = torch.tensor(moments.mean_square_norm, dtype=torch.float64)
+        save_tensors(self.folder / _MOMENTS, {"mean": moments.mean, "mean_square_norm": second})
+        dtype = next(name for name, value in DTYPES.items() if value is self._dtype)
+        return {"n": self._sums.n, "d_in": len(moments.mean), "dtype": dtype, "shards": self._shard_rows}
+
+    def _write_shard(self, rows: int) -> None:
+        joined = {
+            name: torch.cat([block.tensors()[name] for block in self._pending]) for name in self._pending[0].tensors()
+        }
+        path = self.folder / shard_name(len(self._shard_rows))
+        save_tensors(path, {name: tensor[:rows] for name, tensor in joined.items()})
+        self._shard_rows.append(rows)
+        self._pending_rows -= rows
+        rest = {name: tensor[rows:].clone() for name, tensor in joined.items()}
+        self._pending = [RowBlock(**rest)] if self._pending_rows else []
+
+
+def shard_name(index: int) -> str:
+    """File name of a shard."""
+    return f"shard-{index:05d}.safetensors"
+
+
+class Activations:
+    """Captured rows [n, d_in] of one hook point: a `RowSource` over a folder.
+
+    Raises:
+        StoreError: `folder` holds no whole activation store.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.manifest: Manifest = read_manifest(self.folder, KIND, verify=True)
+        details = self.manifest.details
+        self._n, self._d_in = int(details["n"]), int(details["d_in"])
+        self.dtype: str = details["dtype"]
+        self._starts = [0]
+        for rows in details["shards"]:
+            self._starts.append(self._starts[-1] + rows)
+        self._shards = [self._map(index, rows) for index, rows in enumerate(details["shards"])]
+        self._whole: Tensor | None = None
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    def _map(self, index: int, rows: int) -> dict[str, Tensor]:
+        path = self.folder / shard_name(index)
+        tensors = load_tensors(path)
+        found = tensors.get("activations")
+        if found is None or tuple(found.shape) != (rows, self._d_in):
+            shape = None if found is None else list(found.shape)
+            raise StoreError(f"{path} holds activations {shape}, its manifest says {[rows, self._d_in]}")
+        return tensors
+
+    def keep(self, temporary: "tempfile.TemporaryDirectory[str]") -> "Activations":
+        """Tie a temporary folder's life to this object."""
+        self._temporary = temporary
+        return self
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return self._n
+
+    @property
+    def d_in(self) -> int:
+        """Width of a row."""
+        return self._d_in
+
+    @property
+    def id(self) -> str:
+        """Fingerprint of what was captured."""
+        return self.manifest.id
+
+    @property
+    def hook_name(self) -> str:
+        """Dotted name of the module whose output (or input) the rows are."""
+        return str(self.manifest.details["hook_name"])
+
+    @property
+    def example(self) -> Int64[Tensor, " n"]:
+        """Index of the example that each row comes from."""
+        return torch.cat([shard["example"] for shard in self._shards])
+
+    @property
+    def position(self) -> Int64[Tensor, " n"]:
+        """Place or token of each row inside its example; 0 where a row is a whole example."""
+        return torch.cat([shard["position"] for shard in self._shards])
+
+    @property
+    def label(self) -> Int64[Tensor, " n"] | None:
+        """Class of each row's example, or None where no labels were captured."""
+        if "label" not in self._shards[0]:
+            return None
+        return torch.cat([shard["label"] for shard in self._shards])
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes, where they are known."""
+        names = self.manifest.details.get("class_names")
+        return list(names) if names else None
+
+    def moments(self) -> Moments:
+        """Mean and mean squared norm of all rows, as summed at capture."""
+        stored = load_tensors(self.folder / _MOMENTS)
+        return Moments(stored["mean"], float(stored["mean_square_norm"]))
+
+    def rows(self, start: int, stop: int) -> Float[Tensor, "n d_in"]:
+        """Rows [start, stop) in the stored precision; a view of the mapped file where they lie in one shard."""
+        parts = []
+        shard = bisect.bisect_right(self._starts, start) - 1
+        while start < stop:
+            end = min(stop, self._starts[shard + 1])
+            offset = self._starts[shard]
+            parts.append(self._shards[shard]["activations"][start - offset : end - offset])
+            start, shard = end, shard + 1
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def blocks(self, rows: int) -> Iterator[Float[Tensor, "b d_in"]]:
+        """All rows in order, float32, at most `rows` at a time."""
+        for start in range(0, self.n, rows):
+            yield self.rows(start, min(start + rows, self.n)).float()
+
+    def batches(
+        self, batch_size: int, *, seed: int, epoch: int, shuffle: bool = True, skip: int = 0
+    ) -> Iterator[Float[Tensor, "b d_in"]]:
+        """One epoch of float32 batches, from batch `skip` on; the last may be smaller.
+
+        Shuffled over the whole store (see `unweave.store.rows`), with at most two windows of 1 GiB in memory.
+        """
+        if not shuffle:
+            for start in range(skip * batch_size, self.n, batch_size):
+                yield self.rows(start, min(start + batch_size, self.n)).float()
+            return
+        row_bytes = self.d_in * DTYPES[self.dtype].itemsize
+        block = max(1, _BLOCK_BYTES // row_bytes)
+        order = WindowedOrder(self.n, block, max(1, _WINDOW_BYTES // (block * row_bytes)))
+        yield from order.batches(self._read, batch_size, seed=seed, epoch=epoch, skip=skip)
+
+    def _read(self, ranges: list[tuple[int, int]]) -> Tensor:
+        if sum(stop - start for start, stop in ranges) < self.n:
+            return torch.cat([self.rows(start, stop) for start, stop in ranges])
+        if self._whole is None:  # the store fits one window: read once, kept for every epoch
+            self._whole = self.rows(0, self.n).clone()
+        return self._whole
+
+    def __repr__(self) -> str:
+        return f"Activations({self.hook_name!r}, n={self.n:,}, d_in={self.d_in}, {self.dtype}, {str(self.folder)!r})"

@@ -1,0 +1,51 @@
+"""The two file formats inside artifacts: safetensors for arrays, Parquet for tables."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from unweave.core.errors import StoreError
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write named tensors as one safetensors file."""
+    safetensors.torch.save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file, mapped into memory: bytes are read from disk when they are touched.
+
+    Raises:
+        StoreError: missing, cut short or not a safetensors file.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except FileNotFoundError:
+        raise StoreError(f"{path} does not exist") from None
+    except (safetensors.SafetensorError, OSError) as error:
+        raise StoreError(f"{path} is no whole safetensors file: {error}") from None
+
+
+def save_table(path: Path, columns: Mapping[str, Any]) -> None:
+    """Write columns (arrays or lists of equal length) as Parquet."""
+    pq.write_table(pa.table(dict(columns)), path)
+
+
+def load_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a Parquet table, or some of its columns.
+
+    Raises:
+        StoreError: missing, damaged, or without one of the columns.
+    """
+    try:
+        return pq.read_table(path, columns=list(columns) if columns is not None else None)
+    except FileNotFoundError:
+        raise StoreError(f"{path} does not exist") from None
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{path} is no readable Parquet table: {error}") from None

@@ -1,0 +1,54 @@
+"""Checkpoints: one safetensors file with the trainer's plain values in its header, replaced whole."""
+
+import json
+import os
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+
+from unweave.core.errors import StoreError
+from unweave.train.trainer import Trainer
+
+
+class Checkpoint:
+    """The checkpoint of one training, beside the place its artifact will take."""
+
+    def __init__(self, out: Path, artifact_id: str) -> None:
+        self.path = out.parent / f".{out.name}.checkpoint.safetensors"
+        self._id = artifact_id
+
+    def save(self, trainer: Trainer) -> None:
+        """Write the trainer's state; the file is the old one or the new one, never half of it."""
+        tensors, values = trainer.state()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(f".{os.getpid()}")
+        ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        header = {"artifact": self._id, "values": json.dumps(values)}
+        with temporary.open("wb") as file:
+            file.write(safetensors.torch.save(ready, metadata=header))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path)
+
+    def restore(self, trainer: Trainer) -> bool:
+        """Take up an earlier training of the same artifact; one of another artifact is left for `save` to replace.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        if not self.path.is_file():
+            return False
+        try:
+            with safetensors.safe_open(self.path, framework="pt") as file:
+                header = file.metadata() or {}
+                if header.get("artifact") != self._id:
+                    return False
+                trainer.restore({name: file.get_tensor(name) for name in file.keys()}, json.loads(header["values"]))  # noqa: SIM118
+        except (safetensors.SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+            raise StoreError(f"{self.path} is damaged ({error}); remove it to train from the start") from None
+        return True
+
+    def remove(self) -> None:
+        """Forget it: the artifact is in its place."""
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,160 @@
+"""The stage: rows in, a trained dictionary out."""
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unweave.core.errors import InputError
+from unweave.core.progress import progress
+from unweave.core.runtime import Runtime
+from unweave.core.seeds import derive_seed, torch_generator
+from unweave.dictionaries.base import Dictionary, DictionaryConfig, dictionary_identity, load
+from unweave.store.artifact import existing, writing
+from unweave.store.rows import RowSource, TensorRows
+from unweave.train.checkpoint import Checkpoint
+from unweave.train.trainer import Trainer
+from unweave.train.training import Training
+
+_PEEKED_BATCHES = 16
+_BAR_EVERY_SECONDS = 0.1
+
+
+def train(
+    rows: RowSource | Tensor | Iterable[Tensor],
+    dictionary: DictionaryConfig,
+    training: Training | None = None,
+    *,
+    seed: int = 0,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    runtime: Runtime | None = None,
+) -> Dictionary:
+    """Train a dictionary on rows.
+
+    Args:
+        rows: captured `Activations`, a tensor [n, d_in], or any iterable of batches [b, d_in]. From an iterable the
+            start is set from its first 16 batches, training takes each batch once, in order, and `training.epochs`,
+            `batch_size` and `shuffle` do not apply.
+        dictionary: what to train, for example `TopK(d_sae=1024, k=16)`. A classical one is fitted in closed form.
+        training: how.
+        seed: decides the start and the order of the rows.
+        out: a folder for the artifact. With it, training writes checkpoints, a killed run is taken up where it was and
+            ends with the same bits, and a finished one is read back at once.
+        overwrite: replace another artifact in `out`.
+        runtime: device and the like.
+
+    Returns:
+        The dictionary, frozen for inference, its `history` filled.
+
+    Raises:
+        InputError: the rows are not [n, d_in], the settings make no sense, or the loss is no longer finite.
+    """
+    training, runtime = training or Training(), runtime or Runtime()
+    source, stream = _source(rows)
+    inputs = {"activations" if stream is None else "first batches": source.id}
+    identity = dictionary_identity(dictionary, source.d_in, inputs, training=training, seed=seed)
+    present = out is not None and existing(Path(out), identity, overwrite=overwrite)
+    if out is not None and present and stream is None:
+        return load(out)
+    started = time.monotonic()
+    built = dictionary.build(source.d_in).to(runtime.torch_device())
+    built.hook_name = getattr(source, "hook_name", "")
+    with _denormals_flushed():
+        built.prepare(source, torch_generator(seed, "dictionary"))
+        if built.trained_by_gradient:
+            checkpoint = None if out is None or stream is not None else Checkpoint(Path(out), identity.id)
+            batches = _Batches(source, stream, training, seed)
+            _run(built, batches, training, checkpoint, runtime.checkpoint_seconds)
+    trained = built.to_inference()
+    if out is not None:
+        with writing(Path(out), identity, overwrite=overwrite or present) as draft:
+            trained.write(draft)
+            draft.details["train_seconds"] = round(time.monotonic() - started, 3)
+        Checkpoint(Path(out), identity.id).remove()
+    return trained
+
+
+def _source(rows: RowSource | Tensor | Iterable[Tensor]) -> tuple[RowSource, Iterator[Tensor] | None]:
+    """Rows to set the start from, and the stream of batches where the rows are one."""
+    if isinstance(rows, Tensor):
+        return TensorRows(rows), None
+    if isinstance(rows, RowSource):
+        return rows, None
+    stream = iter(rows)
+    peeked = list(itertools.islice(stream, _PEEKED_BATCHES))
+    if not peeked:
+        raise InputError("the iterator of batches gave none")
+    for batch in peeked:
+        TensorRows(batch, name="each batch")  # a shape error names the batch, not a concatenation
+    return TensorRows(torch.cat([batch.detach() for batch in peeked])), itertools.chain(peeked, stream)
+
+
+class _Batches:
+    """The batches of a run: epochs over a source, or a stream as it comes."""
+
+    def __init__(self, source: RowSource, stream: Iterator[Tensor] | None, training: Training, seed: int) -> None:
+        self.source, self._stream, self._training = source, stream, training
+        self._seed = derive_seed(seed, "order")
+        self.per_epoch = None if stream is not None else -(-source.n // training.batch_size)
+        self.total = training.steps or (None if self.per_epoch is None else training.epochs * self.per_epoch)
+
+    def after(self, step: int) -> Iterator[Tensor]:
+        """What is left of the run after `step` batches."""
+        batches = self._stream if self._stream is not None else self._epochs(step)
+        return itertools.islice(batches, None if self.total is None else self.total - step)
+
+    def _epochs(self, step: int) -> Iterator[Tensor]:
+        assert self.per_epoch is not None
+        first, skip = divmod(step, self.per_epoch)
+        for epoch in itertools.count(first):
+            yield from self.source.batches(
+                self._training.batch_size, seed=self._seed, epoch=epoch, shuffle=self._training.shuffle, skip=skip
+            )
+            skip = 0
+
+
+def _run(
+    dictionary: Dictionary,
+    batches: _Batches,
+    training: Training,
+    checkpoint: Checkpoint | None,
+    checkpoint_seconds: float,
+) -> None:
+    variance = batches.source.moments().variance
+    scale = (dictionary.d_in / variance) ** 0.5 if training.scale_inputs and variance > 0 else 1.0
+    dictionary.rescale(scale)
+    trainer = Trainer(dictionary, training, total=batches.total, steps_per_epoch=batches.per_epoch, scale=scale)
+    if checkpoint is not None:
+        checkpoint.restore(trainer)
+    saved = shown = time.monotonic()
+    with progress("Training", total=batches.total, unit="steps") as bar:
+        bar.advance(trainer.step)
+        for batch in batches.after(trainer.step):
+            trainer.train_batch(batch)
+            now = time.monotonic()
+            if now - shown > _BAR_EVERY_SECONDS:
+                shown = now
+                bar.advance(trainer.step - bar.done, **trainer.latest())
+            if checkpoint is not None and now - saved > checkpoint_seconds:
+                saved = now
+                checkpoint.save(trainer)
+        bar.advance(trainer.step - bar.done, **trainer.latest())
+    if trainer.total is not None and trainer.step < trainer.total:
+        raise InputError(f"the iterator of batches ended after {trainer.step} of {trainer.total} steps")
+    dictionary.rescale(1 / scale)
+    dictionary.history = trainer.history
+
+
+@contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """Weights of dead latents decay into denormal numbers, which make a CPU's step several times slower."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)

@@ -1,0 +1,140 @@
+"""The one trainer: a step, what is logged of it, and its whole state as tensors."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unweave.core.errors import InputError
+from unweave.dictionaries.base import Dictionary, Losses, Step
+from unweave.train.training import Training
+
+_LOG_POINTS = 200
+
+
+class Trainer:
+    """Trains one dictionary, batch by batch. Its state is a function of the batches seen, and can be taken up again."""
+
+    def __init__(
+        self,
+        dictionary: Dictionary,
+        training: Training,
+        *,
+        total: int | None,
+        steps_per_epoch: int | None,
+        scale: float,
+    ) -> None:
+        self.dictionary = dictionary
+        self.training = training
+        self.total = total
+        self.step = 0
+        self.history: dict[str, list[float]] = {}
+        self._steps_per_epoch = steps_per_epoch
+        self._scale = scale
+        device = dictionary.device
+        self._optimizer = torch.optim.Adam(
+            dictionary.parameters(),
+            lr=training.learning_rate,
+            betas=training.betas,
+            fused=device.type in {"cpu", "cuda"},
+        )
+        self._log_every = max(1, (total or 0) // _LOG_POINTS) if total else 50
+        self._window = max(1, round(training.dead_window * total)) if total else 1000
+        self._last_fired = torch.zeros(dictionary.d_sae, dtype=torch.int64, device=device)
+        self._sums: dict[str, Tensor] = {}
+
+    def train_batch(self, batch: Float[Tensor, "b d_in"]) -> None:
+        """One step."""
+        dictionary, training = self.dictionary, self.training
+        batch = batch.to(dictionary.device, non_blocking=True)
+        if self._scale != 1.0:
+            batch = batch * self._scale
+        rate = training.rate(self.step, self.total, self._steps_per_epoch)
+        self._optimizer.param_groups[0]["lr"] = rate
+        losses = dictionary.loss(batch, Step(self.step, self.total, self._dead()))
+        self._optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        dictionary.project_gradients()
+        if training.clip_norm is not None:
+            nn.utils.clip_grad_norm_(dictionary.parameters(), training.clip_norm)
+        self._optimizer.step()
+        dictionary.after_step()
+        self.step += 1
+        self._note(batch, losses)
+        if self.step % self._log_every == 0 or self.step == self.total:
+            self._log(rate)
+
+    def _dead(self) -> Tensor:
+        return self.step - self._last_fired >= self._window
+
+    @torch.no_grad()
+    def _note(self, batch: Tensor, losses: Losses) -> None:
+        active = losses.codes != 0
+        self._last_fired[active.any(0)] = self.step
+        numbers = {
+            **{name: value.detach() for name, value in losses.parts.items()},
+            "l0": active.sum() / len(batch),
+            "_error": losses.residual.square().sum() / len(batch),
+            "_variance": (batch - batch.mean(0)).square().sum() / len(batch),
+            "_steps": torch.ones((), device=batch.device),
+        }
+        for name, value in numbers.items():
+            self._sums[name] = self._sums[name] + value.double() if name in self._sums else value.double()
+
+    def _log(self, rate: float) -> None:
+        """Close an interval: the means of its steps become one row of the history."""
+        sums = {name: float(value) for name, value in self._sums.items()}
+        steps, error, variance = (sums.pop(name) for name in ("_steps", "_error", "_variance"))
+        row = {
+            "step": float(self.step),
+            "loss": sum(value for name, value in sums.items() if name != "l0") / steps,
+            **{name: value / steps for name, value in sums.items()},
+            "explained_variance": 1 - error / variance if variance > 0 else 0.0,
+            "dead": float(self._dead().sum()),
+            "learning_rate": rate,
+        }
+        self._sums = {}
+        if not math.isfinite(row["loss"]):
+            raise InputError(
+                f"the loss is {row['loss']} between steps {self.step - int(steps)} and {self.step}: look for NaN or Inf "
+                "in the activations, or try a lower learning rate or clip_norm"
+            )
+        logged = len(self.history.get("step", []))
+        for name in {**self.history, **row}:
+            column = self.history.setdefault(name, [0.0] * logged)
+            column.append(row.get(name, 0.0))
+
+    def latest(self) -> dict[str, float]:
+        """The newest logged numbers that a progress bar shows."""
+        shown = {"loss": "loss", "l0": "L0", "explained_variance": "EV", "dead": "dead"}
+        return {label: self.history[name][-1] for name, label in shown.items() if self.history.get(name)}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that the next step depends on: tensors, and plain values."""
+        tensors = {f"dictionary.{name}": value for name, value in self.dictionary.state_dict().items()}
+        for index, parameter in enumerate(self.dictionary.parameters()):
+            for name, value in self._optimizer.state.get(parameter, {}).items():
+                tensors[f"adam.{index}.{name}"] = value
+        tensors.update({f"sum.{name}": value for name, value in self._sums.items()})
+        tensors["last_fired"] = self._last_fired
+        return tensors, {"step": self.step, "history": self.history}
+
+    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Take up the state that `state` gave."""
+
+        def below(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): t.clone() for name, t in tensors.items() if name.startswith(prefix)}
+
+        self.dictionary.load_state_dict(below("dictionary."))
+        for index, parameter in enumerate(self.dictionary.parameters()):
+            device = parameter.device
+            self._optimizer.state[parameter] = {
+                name: value if name == "step" else value.to(device) for name, value in below(f"adam.{index}.").items()
+            }
+        self._sums = {name: value.to(self.dictionary.device) for name, value in below("sum.").items()}
+        self._last_fired = tensors["last_fired"].clone().to(self.dictionary.device)
+        self.step = int(values["step"])
+        self.history = {name: list(column) for name, column in values["history"].items()}

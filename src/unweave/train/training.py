@@ -1,0 +1,63 @@
+"""How a dictionary is trained."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from unweave.core.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Adam on batches of rows."""
+
+    epochs: int = 20
+    "passes over the rows"
+    steps: int | None = None
+    "stop after so many steps; overrides epochs"
+    batch_size: int = 1024
+    "rows a step"
+    learning_rate: float = 1e-3
+    "Adam's step size, at its highest; for rows scaled as scale_inputs does"
+    betas: tuple[float, float] = (0.9, 0.999)
+    "Adam's decay rates"
+    schedule: Literal["constant", "step", "warmup-decay"] = "warmup-decay"
+    "learning rate over the run: constant; times step_factor every step_epochs; linear up, flat, linear down to zero"
+    warmup_share: float = 0.02
+    "share of the run over which the rate rises from zero (warmup-decay)"
+    decay_share: float = 0.2
+    "share of the run, at its end, over which the rate falls to zero (warmup-decay)"
+    step_epochs: int = 10
+    "epochs between two falls of the rate (step)"
+    step_factor: float = 0.99
+    "what the rate is multiplied with at each fall (step)"
+    clip_norm: float | None = None
+    "largest norm of the whole gradient; unclipped by default"
+    shuffle: bool = True
+    "see the rows in a new seeded order each epoch; off: as they are stored"
+    scale_inputs: bool = True
+    "train on rows scaled to variance 1 a dimension; the scale is folded back into the weights at the end"
+    dead_window: float = 0.05
+    "a latent counts as dead after firing on no row for this share of the run"
+
+    def __post_init__(self) -> None:
+        counts = {"epochs": self.epochs, "batch_size": self.batch_size, "step_epochs": self.step_epochs}
+        for name, value in {**counts, "steps": 1 if self.steps is None else self.steps}.items():
+            if value < 1:
+                raise InputError(f"{name} must be at least 1, got {value}")
+        if self.learning_rate <= 0:
+            raise InputError(f"learning_rate must be above 0, got {self.learning_rate}")
+        for name in ("warmup_share", "decay_share", "dead_window"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise InputError(f"{name} is a share of the run between 0 and 1, got {share}")
+        if self.warmup_share + self.decay_share > 1:
+            raise InputError("warmup_share and decay_share together exceed the run")
+
+    def rate(self, step: int, total: int | None, steps_per_epoch: int | None) -> float:
+        """The learning rate at one step; where the end is not known, no decay is scheduled."""
+        if self.schedule == "step":
+            return self.learning_rate * self.step_factor ** (step // (steps_per_epoch or 1) // self.step_epochs)
+        if self.schedule == "constant" or total is None:
+            return self.learning_rate
+        up = min(1.0, (step + 1) / max(1.0, self.warmup_share * total))
+        down = min(1.0, (total - step) / max(1.0, self.decay_share * total))
+        return self.learning_rate * min(up, down)

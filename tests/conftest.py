@@ -1,0 +1,55 @@
+"""What every test gets: shapes checked at run time, real data where it is at hand, no progress bars, few threads."""
+
+import os
+
+os.environ["MPLBACKEND"] = "Agg"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # workers share the cores; processes that tests start do too
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Must come before anything imports unweave. The tower lets an int stand for a float, as PEP 484 and mypy do.
+install_import_hook("unweave", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+# The same examples in every run, however slow the machine: a failure is the change's own doing.
+settings.register_profile("unweave", deadline=None, derandomize=True)
+settings.load_profile("unweave")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a CUDA device where there is none."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _no_progress() -> Iterator[None]:
+    from unweave.core.progress import silenced
+
+    with silenced():
+        yield
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data that UNWEAVE_DATA names; it holds mnist/ with the four original files."""
+    named = os.environ.get("UNWEAVE_DATA")
+    if named and (Path(named) / "mnist").is_dir():
+        return Path(named).resolve()
+    found = f"UNWEAVE_DATA={named} holds no folder mnist" if named else "UNWEAVE_DATA is not set"
+    reason = f"needs real data: {found}; let it name a folder that holds mnist/ with the four original MNIST files"
+    if os.environ.get("UNWEAVE_REQUIRE_DATA") == "1":
+        pytest.fail(f"{reason} (UNWEAVE_REQUIRE_DATA=1 makes this a failure)")
+    pytest.skip(reason)
