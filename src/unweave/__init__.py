@@ -1,1 +1,44 @@
 """Unweave takes the features of a neural network apart, and says with controls what of it is real."""
+
+from typing import Any
+
+from unweave.analyze import Analysis, Atlas, analyze
+from unweave.capture import capture
+from unweave.core.errors import InputError, StoreError
+from unweave.core.runtime import Runtime
+from unweave.datasets.base import DatasetConfig as _DatasetConfig
+from unweave.dictionaries.base import Dictionary, load
+from unweave.dictionaries.base import DictionaryConfig as _DictionaryConfig
+from unweave.models.base import ModelConfig as _ModelConfig
+from unweave.store.activations import Activations
+from unweave.train import Training, train
+
+__all__ = [
+    "Activations",
+    "Analysis",
+    "Atlas",
+    "Dictionary",
+    "InputError",
+    "Runtime",
+    "StoreError",
+    "Training",
+    "analyze",
+    "capture",
+    "load",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Every registered data set, model and dictionary by its class's name: `unweave.TopK`."""
+    for family in (_DictionaryConfig, _ModelConfig, _DatasetConfig):
+        for member in family.registry.members().values():
+            if member.__name__ == name:
+                return member
+    raise AttributeError(f"module 'unweave' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    families = (_DictionaryConfig, _ModelConfig, _DatasetConfig)
+    registered = [member.__name__ for family in families for member in family.registry.members().values()]
+    return [*__all__, *registered]

@@ -85,7 +85,7 @@ class Atlas:
 
     @cached_property
     def examples(self) -> pa.Table:
-        """The strongest rows of each latent: order (`value` or `relative`), latent, rank, row, example, position, value."""
+        """The strongest rows of each latent: order (`value`, `relative`), latent, rank, row, example, position."""
         return load_table(self.folder / EXAMPLES)
 
     @cached_property

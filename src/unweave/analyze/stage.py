@@ -128,24 +128,21 @@ def _write(
         save_table(draft.folder / SELECTIVE, selective_columns(labels, analysis.selective))
     if reader is not None:
         reader.thumbnails(np.asarray(top["example"])).save(draft.folder / THUMBNAILS)
-    draft.details["metrics"] = _metrics(codes, sums, fires, status, labels, top, example)
+    draft.details["metrics"] = _metrics(codes, sums, fires, status, labels)
     draft.details["class_names"] = None if labels is None else labels.class_names
     draft.details["class_totals"] = None if labels is None else labels.class_totals.tolist()
 
 
 def label_metrics_when_shuffled(atlas: Atlas, activations: Activations, *, seed: int) -> dict[str, float]:
     """The atlas's label numbers with the labels dealt out again at random: what misaligned labels would have shown."""
-    codes = atlas.codes
-    entries = by_latent(codes)
+    if atlas.manifest.inputs["activations"] != activations.id:
+        raise InputError(f"{atlas.folder} was made from other activations than {activations.folder}")
+    entries = by_latent(atlas.codes)
     labels = _labels(activations, entries, atlas.analysis, seed, shuffled=True)
     if labels is None:
         raise InputError(f"{activations.folder} has no labels")
     status = np.asarray(atlas.latents["status"].to_pylist())
-    return labels.metrics(
-        np.isin(status, ["live", "dense"]),
-        {name: atlas.examples[name].to_numpy() for name in ("order", "latent", "example")},
-        activations.example.numpy(),
-    )
+    return labels.metrics(np.isin(status, ["live", "dense"]))
 
 
 def _labels(
@@ -159,9 +156,7 @@ def _labels(
     if shuffled:
         label = numpy_generator(seed, "misaligned labels").permutation(label)
     generator = numpy_generator(seed, "label permutations")
-    return label_tables(
-        by_example(entries, dense_example), label, activations.class_names, analysis.permutations, generator
-    )
+    return label_tables(by_example(entries, dense_example), label, activations.class_names, analysis, generator)
 
 
 def _metrics(
@@ -170,8 +165,6 @@ def _metrics(
     fires: Firing,
     status: list[str],
     labels: LabelTables | None,
-    top: dict[str, np.ndarray],
-    example: np.ndarray,
 ) -> Json:
     live = np.isin(status, ["live", "dense"])
     numbers = {
@@ -184,4 +177,4 @@ def _metrics(
         "dictionary/d_sae": codes.d_sae,
         "dictionary/rows": codes.n,
     }
-    return {**numbers, **(labels.metrics(live, top, example) if labels is not None else {})}
+    return {**numbers, **(labels.metrics(live) if labels is not None else {})}

@@ -1,12 +1,12 @@
 """The atlas's tables, from codes and labels."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
+from unweave.analyze.atlas import Analysis
 from unweave.core.codes import Codes
 from unweave.core.errors import InputError
 from unweave.metrics.entries import Entries, by_latent
@@ -23,7 +23,6 @@ class LabelTables:
 
     class_names: list[str]
     class_totals: Int64[np.ndarray, " classes"]
-    label: Int64[np.ndarray, " n"]
     counts: Float[np.ndarray, "d_sae classes"]
     weights: Float[np.ndarray, "d_sae classes"]
     information: Float[np.ndarray, " d_sae"]
@@ -32,6 +31,7 @@ class LabelTables:
     top_class: Int64[np.ndarray, " d_sae"]
     top_share: Float[np.ndarray, " d_sae"]
     precision: Float[np.ndarray, "d_sae classes"]
+    purity: Float[np.ndarray, " d_sae"]
 
     def long_columns(self) -> dict[str, np.ndarray]:
         """One row for each latent and class: firing examples counted, and weighted by value."""
@@ -43,24 +43,18 @@ class LabelTables:
             "weight": self.weights.ravel(),
         }
 
-    def metrics(
-        self, live: Bool[np.ndarray, " d_sae"], top: Mapping[str, np.ndarray], example: Int64[np.ndarray, " rows"]
-    ) -> dict[str, float]:
-        """Label numbers over live latents (information in bits, shares of 1)."""
+    def metrics(self, live: Bool[np.ndarray, " d_sae"]) -> dict[str, float]:
+        """Label numbers over live latents, and classes that have examples (information in bits, shares of 1)."""
         if not live.any():
             return {}
-        by_value = top["order"] == "value"
-        label_of_example = dict(zip(np.unique(example).tolist(), self.label.tolist(), strict=True))
-        top_label = np.array([label_of_example[e] for e in top["example"][by_value].tolist()], dtype=np.int64)
-        purity = purity_of_top(top["latent"][by_value], top_label, len(live), len(self.class_names))
         return {
             "labels/mutual_information_mean": float(self.information[live].mean()),
             "labels/mutual_information_max": float(self.information[live].max()),
             "labels/top_class_share_median": float(np.median(self.top_share[live])),
             "labels/top_class_share_max": float(self.top_share[live].max()),
-            "labels/top_examples_purity_mean": float(purity[live].mean()),
+            "labels/top_examples_purity_mean": float(self.purity[live].mean()),
             "labels/significant_share": float((self.q[live] < 0.05).mean()),
-            "labels/average_precision_mean": float(self.precision[live].max(0).mean()),
+            "labels/average_precision_mean": float(self.precision[live].max(0)[self.class_totals > 0].mean()),
         }
 
 
@@ -68,7 +62,7 @@ def label_tables(
     entries: Entries,
     label: Int64[np.ndarray, " n"],
     class_names: list[str] | None,
-    permutations: int,
+    analysis: Analysis,
     generator: np.random.Generator,
 ) -> LabelTables:
     """Label statistics of every latent, with their permutation null.
@@ -84,15 +78,15 @@ def label_tables(
     classes = len(names)
     totals = np.bincount(label, minlength=classes)
     counts = label_counts(entries, label, classes)
-    p = label_permutation_p(counts, totals, mutual_information, permutations=permutations, generator=generator)
+    p = label_permutation_p(counts, totals, mutual_information, permutations=analysis.permutations, generator=generator)
     fires = counts.sum(1) > 0
     q = np.ones(len(p))
     q[fires] = benjamini_hochberg(p[fires])
     top_class, top_share = top_class_share(counts)
+    top = top_examples(entries, analysis.top)
     return LabelTables(
         class_names=names,
         class_totals=totals,
-        label=label,
         counts=counts,
         weights=label_counts(entries, label, classes, weighted=True),
         information=mutual_information(counts, totals),
@@ -101,6 +95,7 @@ def label_tables(
         top_class=top_class,
         top_share=top_share,
         precision=average_precision(entries, label, classes),
+        purity=purity_of_top(top.latent, label[top.row], entries.d_sae, classes),
     )
 
 

@@ -15,6 +15,7 @@ from unweave.datasets.base import ImageDataset
 from unweave.store.files import load_tensors, save_tensors
 
 LARGEST_SIDE = 96
+_READ_AT_ONCE = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +45,8 @@ class Thumbnails:
 class ImageReader:
     """Pixels of any example as bytes, from a data set or a tensor [n, c, h, w] or [n, h, w].
 
-    Floats in [0, 1] become bytes as they are; floats beyond (normalised images) are stretched so that the smallest value
-    of all is black and the largest white.
+    Floats in [0, 1] become bytes as they are; floats beyond (normalised images) are stretched so that the smallest
+    value of all is black and the largest white.
     """
 
     def __init__(self, images: ImageDataset | Tensor) -> None:
@@ -55,6 +56,8 @@ class ImageReader:
             return
         if images.ndim not in {3, 4} or (images.ndim == 4 and images.shape[1] not in {1, 3}):
             raise InputError(f"images must be [n, h, w] or [n, c, h, w] with 1 or 3 channels, got {list(images.shape)}")
+        if not images.numel():
+            raise InputError(f"there are no pixels in images {list(images.shape)}")
         self.n, self.id = len(images), hash_tensor(images)
         low, high = float(images.min()), float(images.max())
         self._range = (0.0, 1.0) if low >= 0 and high <= 1 else (low, max(high, low + 1e-12))
@@ -72,8 +75,8 @@ class ImageReader:
                 pictures = ((pictures.float() - low) / (high - low) * 255).round().to(torch.uint8)
         longer = max(pictures.shape[-2:])
         if longer > LARGEST_SIDE and len(pictures):
-            scale = LARGEST_SIDE / longer
-            small = interpolate(pictures.float(), scale_factor=scale, mode="bilinear", antialias=True)
+            height, width = (max(1, side * LARGEST_SIDE // longer) for side in pictures.shape[-2:])
+            small = interpolate(pictures.float(), size=(height, width), mode="bilinear", antialias=True)
             pictures = small.round().clamp(0, 255).to(torch.uint8)
         return pictures.numpy()
 
@@ -85,4 +88,5 @@ class ImageReader:
                 f"example {unique[-1]} was captured but there are only {self.n:,} images: give analyze the images that "
                 "were captured, in the same order"
             )
-        return Thumbnails(unique, self.pixels(unique))
+        parts = np.array_split(unique, max(1, -(-len(unique) // _READ_AT_ONCE)))
+        return Thumbnails(unique, np.concatenate([self.pixels(part) for part in parts]))

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from unweave.core.errors import InputError
 from unweave.core.hashing import hash_tensor
@@ -43,6 +43,8 @@ class ExampleStream:
     ) -> None:
         self._examples = examples
         self._batch_size = batch_size
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}")
         self._labels = None if labels is None else _label_tensor(labels)
         self.class_names = class_names
         self.total: int | None = None
@@ -53,8 +55,13 @@ class ExampleStream:
             self.total, self.id = len(examples), examples.id
         elif isinstance(examples, Tensor):
             self.total, self.id = len(examples), hash_tensor(examples)
-        elif isinstance(examples, DataLoader) and isinstance(examples.dataset, Sized):
+        elif _has_indices(examples) and isinstance(examples.dataset, Sized):
             self.total = len(examples.dataset)
+        elif self._labels is not None and _shuffles(examples):
+            raise InputError(
+                "labels= cannot be matched with a loader that shuffles and does not tell how (batch_size=None, or its "
+                "own __iter__); let the loader give the labels itself"
+            )
         if self.total is not None and self._labels is not None and len(self._labels) != self.total:
             raise InputError(f"there are {len(self._labels):,} labels for {self.total:,} examples")
 
@@ -68,11 +75,21 @@ class ExampleStream:
         for index, batch in self._indexed():
             inputs, keywords, own = _unpack(batch)
             size = len(inputs[0] if inputs else next(iter(keywords.values())))
+            if size == 0:
+                continue
             example = torch.arange(seen, seen + size) if index is None else index
+            if len(example) != size:
+                raise InputError(
+                    f"a batch has inputs for {size} of its {len(example)} examples; which is which is lost"
+                )
+            if own is not None and len(own) != size:
+                raise InputError(f"a batch has {len(own)} labels for {size} examples")
             seen += size
             yield Batch(inputs, keywords, example, self._label(example, own))
         if seen == 0:
             raise InputError("there are no examples to capture")
+        if self.total is None and self._labels is not None and len(self._labels) != seen:
+            raise InputError(f"there are {len(self._labels):,} labels for {seen:,} examples")
 
     def _indexed(self) -> Iterator[tuple[Tensor | None, Any]]:
         examples = self._examples
@@ -80,11 +97,13 @@ class ExampleStream:
             for batch in examples.batches(self._batch_size):
                 yield batch.example, batch.images
         elif isinstance(examples, Tensor):
-            for part in torch.arange(len(examples)).split(self._batch_size):
-                yield part, examples[part[0] : part[-1] + 1]
+            for start in range(0, len(examples), self._batch_size):
+                part = examples[start : start + self._batch_size]
+                yield torch.arange(start, start + len(part)), part
         elif _has_indices(examples):
-            order = [torch.tensor(list(batch)) for batch in cast("DataLoader[Any]", examples).batch_sampler or ()]
-            yield from zip(order, _in_order(cast("DataLoader[Any]", examples), order), strict=True)
+            assert examples.batch_sampler is not None
+            order = [torch.tensor(list(batch)) for batch in examples.batch_sampler]
+            yield from zip(order, _in_order(examples, order), strict=True)
         else:
             for batch in examples:
                 yield None, batch
@@ -103,11 +122,20 @@ class ExampleStream:
         return given
 
 
-def _has_indices(examples: Any) -> bool:
+def _has_indices(examples: Any) -> "TypeGuard[DataLoader[Any]]":
+    return (
+        isinstance(examples, DataLoader)
+        and type(examples).__iter__ is DataLoader.__iter__
+        and not isinstance(examples.dataset, IterableDataset)
+        and examples.batch_sampler is not None
+    )
+
+
+def _shuffles(examples: Any) -> bool:
     return (
         isinstance(examples, DataLoader)
         and not isinstance(examples.dataset, IterableDataset)
-        and examples.batch_sampler is not None
+        and not isinstance(examples.sampler, SequentialSampler)
     )
 
 
@@ -141,7 +169,10 @@ def _unpack(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Tensor | None]
 
 
 def _label_tensor(labels: Any) -> Int64[Tensor, " n"]:
-    tensor = torch.as_tensor(labels)
+    try:
+        tensor = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"labels must be whole numbers [n], got {type(labels).__name__}: {error}") from None
     if tensor.ndim != 1 or tensor.is_floating_point() or tensor.is_complex():
         raise InputError(f"labels must be whole numbers [n], got {tensor.dtype} {list(tensor.shape)}")
     return tensor.to("cpu", torch.int64)

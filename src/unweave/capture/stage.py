@@ -5,20 +5,20 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor, nn
 
 from unweave.capture.examples import Batch, Examples, ExampleStream
 from unweave.capture.rows import RowMeaning, to_rows
+from unweave.core.config import fingerprint
 from unweave.core.errors import InputError
-from unweave.core.hashing import hash_module
+from unweave.core.hashing import crc32_of_file, hash_module
 from unweave.core.progress import progress
 from unweave.models.hooks import HookPoints, Side, resolve
 from unweave.store.activations import DTYPES, KIND, Activations, ActivationWriter, RowBlock
-from unweave.store.artifact import Draft, Identity, existing, writing
-
+from unweave.store.artifact import MANIFEST, Draft, Identity, existing, writing
 
 Precision = Literal["float32", "float16", "bfloat16"]
 
@@ -131,13 +131,17 @@ def capture(
     )
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype!r} is none of {', '.join(DTYPES)}")
+    if side not in get_args(Side):
+        raise InputError(f"side={side!r} is none of {', '.join(get_args(Side))}")
+    if not all(config.std):
+        raise InputError("std must not hold 0: the inputs are divided by it")
     names = resolve(model, config.at)
     if isinstance(at, str) and len(names) > 1:
         raise InputError(f"{at!r} stands for {len(names)} modules; give a list, at=[{at!r}], to capture them all")
     stream = ExampleStream(examples, labels, batch_size, list(class_names) if class_names is not None else None)
     temporary = tempfile.TemporaryDirectory(prefix="unweave-") if out is None else None
     root = Path(temporary.name) / "activations" if temporary is not None else Path(str(out))
-    folders = {name: root if isinstance(at, str) else root / name for name in names}
+    folders = {name: root if isinstance(at, str) else root / (name or "(model)") for name in names}
     _capture(model, stream, config, folders, shard_bytes, overwrite)
     stores = {name: Activations(folder) for name, folder in folders.items()}
     if temporary is not None:
@@ -154,18 +158,23 @@ def _capture(
     overwrite: bool,
 ) -> None:
     model_id = hash_module(model)
-    inputs = {"model": model_id, "examples": stream.id or "a loader", "labels": stream.labels_id}
+    inputs = {
+        name: {"model": model_id, "examples": stream.id or "a loader", "labels": stream.labels_id} for name in folders
+    }
     settings = {name: getattr(config, name) for name in ("rows", "side", "dtype", "mean", "std")}
     identities = {
-        name: Identity(kind=KIND, config={"at": name, **settings, "class_names": stream.class_names}, inputs=inputs)
+        name: Identity(
+            kind=KIND, config={"at": name, **settings, "class_names": stream.class_names}, inputs=inputs[name]
+        )
         for name in folders
     }
-    missing = [name for name in folders if not existing(folders[name], identities[name], overwrite=overwrite)]
-    if stream.id is None and len(missing) < len(folders) and not overwrite:
+    there = [folder for folder in folders.values() if (folder / MANIFEST).is_file()]
+    if stream.id is None and there and not overwrite:
         raise InputError(
-            f"{next(folders[n] for n in folders if n not in missing)} is there already, and what a loader will give "
-            "cannot be compared with it; choose another folder or overwrite it"
+            f"{there[0]} is there already, and what a loader will give cannot be compared with it; choose another "
+            "folder or overwrite it"
         )
+    missing = [name for name in folders if not existing(folders[name], identities[name], overwrite=overwrite)]
     if not missing:
         return
     with ExitStack() as stack:
@@ -178,6 +187,8 @@ def _capture(
             draft.details.update(
                 writer.close(), hook_name=name, rows=config.rows, examples=examples, class_names=stream.class_names
             )
+            if stream.id is None:  # what a loader gave is known by now: two loaders never leave the same fingerprint
+                inputs[name]["examples"] = fingerprint([crc32_of_file(p) for p in sorted(draft.folder.iterdir())])
 
 
 def _write_rows(
@@ -186,12 +197,21 @@ def _write_rows(
     points = HookPoints(model, list(writers), side=config.side)
     device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
     examples = 0
+    widths: dict[str, int] = {}
     with progress("Capturing", total=stream.total, unit="examples") as bar:
         for batch in stream:
+            _check_normalisation(batch, config)
             inputs = [_ready(value, config, device) for value in batch.inputs]
             keywords = {key: _ready(value, config, device) for key, value in batch.keywords.items()}
             for name, tensor in points.read(*inputs, **keywords).items():
-                writers[name].add(_block(tensor, batch, config, name))
+                block = _block(tensor, batch, config, name)
+                width = block.activations.shape[1]
+                if widths.setdefault(name, width) != width:
+                    raise InputError(
+                        f"{name!r} gives rows of width {width} after rows of width {widths[name]}; inputs of several "
+                        "sizes need rows='pool', 'position' or 'cls'"
+                    )
+                writers[name].add(block)
             examples += len(batch.example)
             bar.advance(len(batch.example))
     return examples
@@ -199,7 +219,8 @@ def _write_rows(
 
 def _block(tensor: Tensor, batch: Batch, config: Capture, name: str) -> RowBlock:
     rows = to_rows(tensor, config.rows, examples=len(batch.example), name=name)
-    values = rows.values.to("cpu", DTYPES[config.dtype])
+    # A copy: a view would keep all tokens of a batch in memory for its first, and change with a loader's own buffer.
+    values = rows.values.to("cpu", DTYPES[config.dtype], copy=True)
     if not bool(torch.isfinite(values.sum())) and not bool((finite := torch.isfinite(values).all(1)).all()):
         row = int((~finite).nonzero()[0])
         what = f"{name!r} gives NaN or Inf ({config.dtype})"
@@ -221,8 +242,21 @@ def _ready(value: Any, config: Capture, device: torch.device) -> Any:
         return value
     value = value.to(device, non_blocking=True)
     if value.is_floating_point() and (config.mean or config.std):
-        per_channel = (-1, *[1] * (value.ndim - 2))
-        mean = torch.tensor(config.mean or (0.0,), device=device).view(per_channel)
-        std = torch.tensor(config.std or (1.0,), device=device).view(per_channel)
-        return (value - mean) / std
+        mean = _per_channel(config.mean or (0.0,), value, "mean")
+        return (value - mean) / _per_channel(config.std or (1.0,), value, "std")
     return value
+
+
+def _per_channel(numbers: tuple[float, ...], images: Tensor, what: str) -> Tensor:
+    if len(numbers) > 1 and (images.ndim < 2 or images.shape[1] != len(numbers)):
+        raise InputError(
+            f"{what} has {len(numbers)} numbers for inputs {list(images.shape)}: give one, or one a channel"
+        )
+    shape = (-1, *[1] * max(images.ndim - 2, 0))
+    return torch.tensor(numbers, dtype=images.dtype, device=images.device).view(shape)
+
+
+def _check_normalisation(batch: Batch, config: Capture) -> None:
+    values = [value for value in (*batch.inputs, *batch.keywords.values()) if isinstance(value, Tensor)]
+    if (config.mean or config.std) and not any(value.is_floating_point() for value in values):
+        raise InputError("mean and std are for floats; turn the images into floats in [0, 1] first (images / 255)")

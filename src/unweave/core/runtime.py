@@ -1,6 +1,7 @@
 """What does not change a result: device, threads and how often work in progress is saved."""
 
 from dataclasses import dataclass
+
 import torch
 
 from unweave.core.errors import InputError
@@ -16,6 +17,17 @@ class Runtime:
     "CPU threads for torch; its own choice by default"
     checkpoint_seconds: float = 30.0
     "how often training writes a checkpoint"
+
+    def apply(self) -> None:
+        """Set what is a process's own: the number of CPU threads.
+
+        Raises:
+            InputError: it is below 1.
+        """
+        if self.threads is not None:
+            if self.threads < 1:
+                raise InputError(f"--threads must be at least 1, got {self.threads}")
+            torch.set_num_threads(self.threads)
 
     def torch_device(self) -> torch.device:
         """The device to use.

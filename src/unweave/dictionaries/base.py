@@ -122,7 +122,7 @@ class Dictionary(nn.Module, ABC):
 
     def rescale(self, factor: float) -> None:
         """Become the dictionary of rows that are `factor` times as long, with codes that are too."""
-        raise InputError(f"{type(self).__name__} cannot be rescaled")
+        raise InputError(f"{type(self).__name__} cannot be rescaled; train it with scale_inputs off")
 
     def to_inference(self) -> "Dictionary":
         """A frozen copy for use after training."""

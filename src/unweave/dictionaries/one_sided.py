@@ -1,10 +1,11 @@
 """What the control dictionaries share: fixed directions, sparse one-sided codes, one fitted gain.
 
 A control must be comparable to a sparse autoencoder latent by latent, so it follows the same rule: codes are not
-negative, and at most k of them are active in a row. A direction that can point both ways gives two latents, one for each
-side.
+negative, and at most k of them are active in a row. A direction that can point both ways gives two latents, one for
+each side.
 """
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -61,15 +62,18 @@ class OneSided(Dictionary):
         """Fit mean, directions and gain (the gain on the first 65,536 rows)."""
         if rows.d_in != self.d_in:
             raise InputError(f"the dictionary takes rows of width {self.d_in}, the data has {rows.d_in}")
-        self.mean.copy_(rows.moments().mean)
+        moments = rows.moments()
+        if not math.isfinite(moments.variance):
+            raise InputError("the rows hold NaN or Inf; look for them in the activations")
+        self.mean.copy_(moments.mean)
         self.V.copy_(self.fit_directions(rows, generator))
         self.gain.fill_(1.0)
         dot, square, seen = 0.0, 0.0, 0
         for block in rows.blocks(4096):
-            centred = block.to(self.device) - self.mean
-            raw = self.encode(block.to(self.device)) @ self.V
-            dot += float((centred * raw).sum(dtype=torch.float64))
-            square += float(raw.square().sum(dtype=torch.float64))
+            centred = (block.to(self.device) - self.mean).double()
+            raw = (self.encode(block.to(self.device)) @ self.V).double()
+            dot += float((centred * raw).sum())
+            square += float(raw.square().sum())
             seen += len(block)
             if seen >= _GAIN_ROWS:
                 break

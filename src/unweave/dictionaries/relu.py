@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unweave.core.errors import InputError
 from unweave.core.registry import register
 from unweave.dictionaries.base import Step
 from unweave.dictionaries.sae import SAE, SAEConfig
@@ -27,6 +28,10 @@ class ReLU(SAEConfig):
     "weight of the penalty"
     l1_reduction: Literal["mean", "sum"] = "mean"
     "the penalty over the batch: its mean, or its sum (weight then grows with the batch)"
+
+    def __post_init__(self) -> None:
+        if not self.l1 >= 0:
+            raise InputError(f"l1 must be at least 0, got {self.l1}")
 
     def build(self, d_in: int) -> "ReLUSAE":
         """An untrained dictionary for rows of width d_in."""

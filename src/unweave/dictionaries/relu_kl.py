@@ -21,9 +21,9 @@ class ReLUKL(SAEConfig):
     KL(ρ ‖ ρ̂) = ρ log(ρ/ρ̂) + (1−ρ) log((1−ρ)/(1−ρ̂)) of two Bernoulli variables; ρ̂_j is the batch mean of latent j's
     activity. Ng (2011), "Sparse autoencoder". ρ is the target *mean activity*: small is sparse, 0.999 is dense.
 
-    A ReLU latent is unbounded while a Bernoulli mean is not, so activity is f/(1+f) by default, which lies in [0, 1) and
-    has a gradient everywhere. `squash=False` takes f itself and clamps its mean, as some published notebooks do: there
-    a latent whose mean exceeds 1 gets no gradient from the penalty.
+    A ReLU latent is unbounded while a Bernoulli mean is not, so activity is f/(1+f) by default, which lies in [0, 1)
+    and has a gradient wherever the latent fires. `squash=False` takes f itself and clamps its mean, as some published
+    notebooks do: there a latent whose mean exceeds 1 gets no gradient from the penalty.
     """
 
     rho: float = 0.05
@@ -38,6 +38,10 @@ class ReLUKL(SAEConfig):
     def __post_init__(self) -> None:
         if not 0 < self.rho < 1:
             raise InputError(f"rho is a mean activity between 0 and 1, got {self.rho}")
+        if not self.kl >= 0:
+            raise InputError(f"kl must be at least 0, got {self.kl}")
+        if not 1e-7 <= self.epsilon < 0.5:  # below, 1 - epsilon is 1 in float32 and the penalty infinite
+            raise InputError(f"epsilon must lie between 1e-7 and 0.5, got {self.epsilon}")
 
     def build(self, d_in: int) -> "ReLUKLSAE":
         """An untrained dictionary for rows of width d_in."""

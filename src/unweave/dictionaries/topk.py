@@ -24,7 +24,7 @@ class TopK(SAEConfig):
 
     k: int = 32
     "latents that may be active in a row"
-    aux: float = 1 / 32
+    aux: float = 1.0
     "weight of the auxiliary loss on dead latents; 0 switches it off"
     aux_k: int | None = None
     "dead latents that take part in it, a row; half of d_in by default"
@@ -32,6 +32,10 @@ class TopK(SAEConfig):
     def __post_init__(self) -> None:
         if not 1 <= self.k <= self.d_sae:
             raise InputError(f"k must lie between 1 and d_sae ({self.d_sae}), got {self.k}")
+        if not self.aux >= 0:
+            raise InputError(f"aux must be at least 0, got {self.aux}")
+        if self.aux_k is not None and self.aux_k < 1:
+            raise InputError(f"aux_k must be at least 1, got {self.aux_k}; aux=0 switches the auxiliary loss off")
 
     def build(self, d_in: int) -> "TopKSAE":
         """An untrained dictionary for rows of width d_in."""

@@ -25,7 +25,8 @@ def frequencies(rates: Mapping[str, Float[np.ndarray, " d_sae"]], *, rows: int, 
         for axis, (name, rate) in zip(axes, rates.items(), strict=True):
             fires = rate > 0
             axis.hist(np.log10(rate[fires]), bins=bins.tolist(), color=CONDITIONS.get(name, ACCENT))
-            axis.axvline(np.log10(live_share), color=INK, lw=0.8, ls=":")
+            if live_share > 0:
+                axis.axvline(np.log10(live_share), color=INK, lw=0.8, ls=":")
             axis.set(title=name, xlabel="share of rows on which it fires", xlim=(low, 0.05))
             ticks = np.arange(np.ceil(low), 1)
             axis.set_xticks(ticks, [f"{100 * 10.0**t:g}%" for t in ticks.tolist()])
@@ -90,7 +91,7 @@ def information_map(
         )
         axis.set(
             title="Information of each latent",
-            xscale="log",
+            xscale="log" if (rate > 0).any() else "linear",
             xlabel="share of rows on which it fires",
             ylabel="bits about the class",
             ylim=(0, None),

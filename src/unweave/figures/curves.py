@@ -1,5 +1,6 @@
 """Curves of training."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -25,13 +26,9 @@ def model_curves(curves: Mapping[str, Sequence[float]]) -> Figure:
         left.legend()
         right.plot(epoch[measured], 100 * accuracy[measured], "o-", ms=3, color=WARM)
         right.set(title="Model: test accuracy", xlabel="epoch", ylabel="%")
-        right.annotate(
-            f"{100 * accuracy[measured][-1]:.1f} %",
-            (epoch[measured][-1], 100 * accuracy[measured][-1]),
-            xytext=(-4, -14),
-            textcoords="offset points",
-            ha="right",
-        )
+        if measured.any():
+            last = (epoch[measured][-1], 100 * accuracy[measured][-1])
+            right.annotate(f"{last[1]:.1f} %", last, xytext=(-4, -14), textcoords="offset points", ha="right")
     return figure
 
 
@@ -46,7 +43,7 @@ def dictionary_curves(history: Mapping[str, Sequence[float]]) -> Figure:
     step = np.asarray(history["step"])
     with house_style():
         figure, (loss, fvu, sparsity) = panels(3, width=3.3)
-        for name, style in zip([*parts, "loss"], ["-", "--", ":", "-."] * 4, strict=False):
+        for name, style in zip([*parts, "loss"], itertools.cycle(["-", "--", ":", "-."]), strict=False):
             values = np.asarray(history[name])
             if (values > 0).any():
                 loss.plot(
@@ -56,15 +53,20 @@ def dictionary_curves(history: Mapping[str, Sequence[float]]) -> Figure:
                     label=name,
                     color=QUIET if name == "loss" and len(parts) > 1 else None,
                 )
-        loss.set(title="Dictionary: loss", xlabel="step", yscale="log")
-        loss.legend()
-        fvu.plot(step, 1 - np.asarray(history["explained_variance"]), color=ACCENT)
-        fvu.set(title="Unexplained variance", xlabel="step", yscale="log", ylabel="share (training batches)")
+        loss.set(title="Dictionary: loss", xlabel="step")
+        if loss.lines:
+            loss.set_yscale("log")
+            loss.legend()
+        unexplained = 1 - np.asarray(history["explained_variance"])
+        fvu.plot(step, unexplained, color=ACCENT)
+        fvu.set(title="Unexplained variance", xlabel="step", ylabel="share (training batches)")
+        if (unexplained > 0).any():
+            fvu.set_yscale("log")
         sparsity.plot(step, history["l0"], color=ACCENT, label="L0")
         sparsity.set(title="L0 and dead latents", xlabel="step", ylabel="active latents a row", ylim=(0, None))
         dead = sparsity.twinx()
         dead.plot(step, history["dead"], color=WARM)
         dead.set_ylabel("dead latents", color=WARM)
-        dead.set_ylim(0, max(1.0, 1.1 * max(history["dead"])))
+        dead.set_ylim(0, max(1.0, 1.1 * max(history["dead"], default=0.0)))
         dead.grid(visible=False)
     return figure

@@ -46,7 +46,7 @@ class LatentCard:
     @property
     def summary(self) -> str:
         """The latent's numbers in a line."""
-        text = f"fires on {100 * self.numbers['rate']:.2g} % of rows"
+        text = f"fires on {100 * self.numbers['rate']:.3g} % of rows"
         if self.class_names is not None and self.numbers["count"]:
             name = self.class_names[self.numbers["top_class"]]
             text += f", {100 * self.numbers['top_class_share']:.0f} % of them {name}"

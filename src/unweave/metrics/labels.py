@@ -1,7 +1,7 @@
 """What firing says of the class. All of it from the active entries, never from an [n, d_sae] matrix."""
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int32, Int64
 
 from unweave.metrics.entries import Entries
 
@@ -21,8 +21,8 @@ def mutual_information(
 ) -> Float[np.ndarray, "*m"]:
     """Information between "the latent fires" and the class, in bits.
 
-    I = Σ_{f ∈ {0,1}} Σ_c p(f,c) log2( p(f,c) / p(f) p(c) ), from the counts of firing rows by class and the class totals.
-    Its expectation under independence is not 0 but about (classes − 1) / (2 n ln 2): compare with a null.
+    I = Σ_{f ∈ {0,1}} Σ_c p(f,c) log2( p(f,c) / p(f) p(c) ), from counts of firing rows by class and class totals. Its
+    expectation under independence is not 0 but about (classes − 1) / (2 n ln 2): compare with a null.
     """
     n = class_totals.sum()
     fires = counts.sum(-1, keepdims=True)
@@ -73,7 +73,7 @@ def average_precision(
 
 
 def purity_of_top(
-    top_latent: Int64[np.ndarray, " m"], top_label: Int64[np.ndarray, " m"], d_sae: int, classes: int
+    top_latent: Int32[np.ndarray, " m"], top_label: Int64[np.ndarray, " m"], d_sae: int, classes: int
 ) -> Float[np.ndarray, " d_sae"]:
     """Share of the most frequent class among a latent's strongest examples (0 where it has none)."""
     table = np.bincount(top_latent * np.int64(classes) + top_label, minlength=d_sae * classes).reshape(d_sae, classes)

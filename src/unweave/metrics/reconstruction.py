@@ -17,14 +17,16 @@ class ReconstructionSums:
 
     def add(self, x: Float[Tensor, "b d_in"], x_hat: Float[Tensor, "b d_in"]) -> None:
         """Take in a batch."""
-        exact = x.detach().double().cpu()
+        if not len(x):
+            return
+        exact = x.detach().cpu().double()
         if self._shift is None:  # squares about a value near the mean keep their digits
             self._shift = exact[0].clone()
         centred = exact - self._shift
         self.n += len(exact)
         self._sum += centred.sum(0)
         self._square += float(centred.square().sum())
-        self._error += float((exact - x_hat.detach().double().cpu()).square().sum())
+        self._error += float((exact - x_hat.detach().cpu().double()).square().sum())
 
     @property
     def sum_squares(self) -> float:

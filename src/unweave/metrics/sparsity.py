@@ -29,7 +29,7 @@ class Firing:
         return self.count / max(self.n, 1)
 
     def status(self, *, live_share: float, dense_share: float) -> list[str]:
-        """`dead` fires on no row, `rare` on at most live_share of them, `dense` on more than dense_share, else `live`."""
+        """`dead` fires on no row, `rare` on up to live_share of them, `dense` on more than dense_share, else `live`."""
         rate = self.rate
         conditions = [self.count == 0, rate <= live_share, rate > dense_share]
         return [str(name) for name in np.select(conditions, ["dead", "rare", "dense"], "live")]

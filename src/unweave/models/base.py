@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unweave.core.errors import InputError
 from unweave.core.registry import Component, Registry
 
 
@@ -35,6 +36,8 @@ class Normalise(nn.Module):
 
     def __init__(self, mean: float, std: float) -> None:
         super().__init__()
+        if std == 0:
+            raise InputError("std must not be 0: pixels are divided by it")
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
 
@@ -55,7 +58,12 @@ def linear(
         generator: source of the start.
         init: `torch` is its default, uniform within 1/√d_in for weight and bias; `xavier-tanh` is Glorot's uniform
             start with gain 5/3 and zero bias (Glorot and Bengio, 2010).
+
+    Raises:
+        InputError: there is no input or no unit.
     """
+    if d_in < 1 or d_out < 1:
+        raise InputError(f"a layer needs at least one input and one unit, got {d_in} and {d_out}")
     layer: nn.Linear = nn.utils.skip_init(nn.Linear, d_in, d_out)
     if init == "torch":
         nn.init.uniform_(layer.weight, -(d_in**-0.5), d_in**-0.5, generator=generator)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from unweave.core.config import from_json
-from unweave.core.errors import StoreError
+from unweave.core.errors import InputError, StoreError
 from unweave.core.progress import progress
 from unweave.core.runtime import Runtime
 from unweave.core.seeds import torch_generator
@@ -56,6 +56,13 @@ class Fit:
     batch_size: int = 64
     "images a step"
 
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if (value := getattr(self, name)) < 1:
+                raise InputError(f"{name} must be at least 1, got {value}")
+        if not self.learning_rate > 0:
+            raise InputError(f"learning_rate must be above 0, got {self.learning_rate}")
+
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
@@ -96,14 +103,16 @@ def train_classifier(
     identity = Identity(
         kind=KIND, config={"model": config, "fit": fit}, inputs={"train": train.id, "test": test.id}, seed=seed
     )
-    if existing(out, identity):
-        return load_model(out)
     device = (runtime or Runtime()).torch_device()
+    if existing(out, identity):
+        found = load_model(out)
+        found.module.to(device)
+        return found
     classes = len(train.class_names)
     module = config.build(train.shape, classes, torch_generator(seed, "model")).to(device)
     curves = _fit(module, fit, train, test, seed)
     with writing(out, identity) as draft:
-        save_tensors(draft.folder / _WEIGHTS, module.state_dict())
+        save_tensors(draft.folder / _WEIGHTS, {name: tensor.clone() for name, tensor in module.state_dict().items()})
         save_table(draft.folder / _CURVES, curves)
         draft.details.update(shape=list(train.shape), classes=classes)
     return TrainedModel(module.eval(), curves, identity.id)
@@ -153,6 +162,7 @@ def _fit(module: nn.Module, fit: Fit, train: LabelledImages, test: LabelledImage
                         curves[name].append(float(value))
                     bar.advance(since, loss=float(total) / since)
                     total, since = torch.zeros((), device=device), 0
+    optimizer.zero_grad()  # the last step's gradients are no part of the model
     return curves
 
 

@@ -1,12 +1,13 @@
 """A user's own network."""
 
 import importlib
+import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError  # noqa: S403 - torch raises it; nothing is unpickled here
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
@@ -31,21 +32,39 @@ class Custom(ModelConfig):
     "keyword arguments of the callable, as a JSON object"
 
     def build(self, shape: tuple[int, int, int], classes: int, generator: torch.Generator) -> nn.Module:
-        """The module, its weights loaded; shape, classes and generator do not matter to it.
+        """The module, its weights loaded; shape and classes do not matter to it.
 
         Raises:
-            InputError: the callable cannot be imported or makes no module, or the weights do not fit.
+            InputError: the callable cannot be imported, does not take the arguments or makes no module, or the weights
+                do not fit.
         """
         try:
             arguments = json.loads(self.arguments)
         except json.JSONDecodeError as error:
             raise InputError(f"model.arguments is no JSON object: {error}") from None
-        module = import_callable(self.factory)(**arguments)
+        if not isinstance(arguments, dict):
+            raise InputError(f"model.arguments must be a JSON object of keyword arguments, got {self.arguments}")
+        make = import_callable(self.factory)
+        _check_arguments(make, arguments, self.factory)
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(generator.get_state())  # what it draws its start from is torch's own generator
+            module = make(**arguments)
         if not isinstance(module, nn.Module):
             raise InputError(f"{self.factory} gave a {type(module).__name__}, not a torch.nn.Module")
         if self.weights is not None:
             load_weights(module, self.weights)
         return module
+
+
+def _check_arguments(make: Callable[..., Any], arguments: Mapping[str, Any], spec: str) -> None:
+    try:
+        signature = inspect.signature(make)
+    except ValueError:  # some callables written in C have none
+        return
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise InputError(f"{spec}{signature} does not take model.arguments {dict(arguments)}: {error}") from None
 
 
 def import_callable(spec: str) -> Callable[..., Any]:
@@ -55,13 +74,13 @@ def import_callable(spec: str) -> Callable[..., Any]:
         InputError: no such module, or no such name in it.
     """
     module_name, _, name = spec.partition(":")
-    if not module_name or not name:
+    if not module_name or not name or module_name.startswith("."):
         raise InputError(f"{spec!r} is not of the form package.module:callable")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
         found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise InputError(f"cannot import {module_name!r} of {spec!r}: {error}") from None
     for part in name.split("."):
         if not hasattr(found, part):
@@ -79,7 +98,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
         InputError: the file is missing, unreadable or unsafe, or its tensors do not fit the module.
     """
     if path.suffix == ".safetensors":
-        state: dict[str, Tensor] = load_tensors(path)
+        state: dict[str, Any] = dict(load_tensors(path))
     else:
         state = _read_checkpoint(path)
     try:
@@ -90,7 +109,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
         ) from None
 
 
-def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -100,11 +119,14 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
             f"{path} holds more than tensors (it would run code when read) or is damaged; save the state dict alone, "
             "best as safetensors"
         ) from None
-    except (RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # a damaged pickle makes its reader fail in any way
         raise InputError(f"{path} is no readable torch checkpoint: {error}") from None
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
     if not isinstance(loaded, dict):
         raise InputError(f"{path} holds a {type(loaded).__name__}, not a state dict")
+    for name, value in loaded.items():
+        if not isinstance(name, str) or not (isinstance(value, Tensor) or name.endswith("_extra_state")):
+            raise InputError(f"{path} holds {name!r}: {type(value).__name__}, which belongs in no state dict")
     return loaded

@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import torch
@@ -13,8 +13,8 @@ from unweave.core.errors import InputError, did_you_mean
 Side = Literal["output", "input"]
 
 
-class _AllReadError(Exception):
-    """Ends a forward pass once every hook point has been read."""
+class _AllReadError(BaseException):
+    """Ends a forward pass once every hook point has been read; no model's `except Exception` holds it up."""
 
 
 def resolve(model: nn.Module, at: str | Sequence[str]) -> list[str]:
@@ -58,13 +58,9 @@ class HookPoints:
             InputError: a hook point was not reached, was called more than once, or holds no tensor.
         """
         self._read, self._calls = {}, dict.fromkeys(self.names, 0)
-        with torch.no_grad(), _evaluating(self.model), self._attached():
-            try:
-                self.model(*inputs, **keywords)
-            except _AllReadError:
-                pass
-        if not self._checked:
-            self._check_calls()
+        with torch.no_grad(), _evaluating(self.model), self._attached(), suppress(_AllReadError):
+            self.model(*inputs, **keywords)
+        self._check_calls()
         return self._read
 
     def _check_calls(self) -> None:
@@ -107,9 +103,12 @@ class HookPoints:
 
     def _keep(self, name: str, value: Any) -> None:
         self._calls[name] += 1
-        if self._calls[name] == 1:
-            self._read[name] = only_tensor(value, name).detach()
-        if self._checked and len(self._read) == len(self.names):
+        if self._calls[name] > 1:
+            return
+        tensor = only_tensor(value, name).detach()
+        ends = self._checked and len(self._read) + 1 == len(self.names)
+        self._read[name] = tensor if ends else tensor.clone()  # a later in-place module may write into it
+        if ends:
             raise _AllReadError
 
 

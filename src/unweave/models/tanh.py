@@ -13,7 +13,7 @@ from unweave.models.base import ModelConfig, linear
 @register("tanh")
 @dataclass(frozen=True, kw_only=True)
 class Tanh(ModelConfig):
-    """Multilayer perceptron with tanh and Glorot's start: layers fc0, fc1, …, activations tanh0, tanh1, …"""
+    """Multilayer perceptron with tanh and Glorot's start: layers fc0, fc1, …, activations tanh0, tanh1 and so on."""
 
     widths: tuple[int, ...] = (32, 16)
     "units of each hidden layer"

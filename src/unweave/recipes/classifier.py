@@ -1,5 +1,6 @@
 """What the recipes about one classifier share: model, activations, dictionary, atlas, controls, and what they show."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from unweave.models.classifier import Fit, train_classifier
 from unweave.recipes.base import Run
 from unweave.store.activations import Activations
 from unweave.train import Training, train
+
+CONTROLS = ("neurons", "pca", "random")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,17 +95,17 @@ def findings(metrics: Mapping[str, float]) -> list[str]:
     def of(name: str, condition: str = "") -> float:
         return metrics.get(f"{name}@{condition}" if condition else name, float("nan"))
 
-    ev, live, d_sae = of("dictionary/explained_variance"), of("dictionary/live"), of("dictionary/d_sae")
+    explained = {name: f"{100 * of('dictionary/explained_variance', name):.1f} %" for name in ("", *CONTROLS)}
+    live, dead, d_sae = of("dictionary/live"), of("dictionary/dead"), of("dictionary/d_sae")
     said = [
-        f"The dictionary explains {100 * ev:.1f} % of the variance of held-out rows with {of('dictionary/l0'):.1f} active "
-        f"latents a row; PCA with as many explains {100 * of('dictionary/explained_variance', 'pca'):.1f} %, raw neurons "
-        f"{100 * of('dictionary/explained_variance', 'neurons'):.1f} %, random directions "
-        f"{100 * of('dictionary/explained_variance', 'random'):.1f} %.",
-        f"{live:.0f} of {d_sae:.0f} latents are live (fire on more than 0.1 % of rows), {of('dictionary/dead'):.0f} dead.",
+        f"The dictionary explains {explained['']} of the variance of held-out rows with {of('dictionary/l0'):.1f} "
+        f"active latents a row; PCA with as many explains {explained['pca']}, raw neurons {explained['neurons']}, "
+        f"random directions {explained['random']}.",
+        f"{live:.0f} of {d_sae:.0f} latents are live (fire on more than 0.1 % of rows), {dead:.0f} never fire.",
     ]
     share = "labels/top_class_share_median"
-    ours, best = of(share), max((of(share, name), name) for name in ("neurons", "pca", "random"))
-    if ours != ours:
+    ours, best = of(share), max((of(share, name), name) for name in CONTROLS)
+    if math.isnan(ours):
         return said
     line = f"In half of the live latents one class makes up {100 * ours:.0f} % or more of what activates them"
     if best[0] >= ours:

@@ -18,7 +18,7 @@ DEFAULT = ClassifierStudy(
     model=_MODEL,
     fit=_FIT,
     sae=TopK(d_sae=1024, k=16),
-    training=Training(epochs=20, batch_size=512, learning_rate=1e-3),
+    training=Training(epochs=20, batch_size=512, learning_rate=7e-4),
 )
 
 # What the notebook computed: free decoder norms, the penalty summed over the batch, rows in the order they are stored.
@@ -26,7 +26,7 @@ PUBLISHED = ClassifierStudy(
     data=Mnist(),
     model=_MODEL,
     fit=_FIT,
-    sae=ReLU(d_sae=1024, l1=3e-3, l1_reduction="sum", b_dec="zero", init="kaiming", unit_norm=False),
+    sae=ReLU(d_sae=1024, l1=3e-3, l1_reduction="sum", b_dec="zero", init="torch", decoder_norm="across"),
     training=Training(
         epochs=200,
         batch_size=64,

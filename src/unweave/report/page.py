@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ def table_rows(contents: Contents, conditions: list[str]) -> list[Row]:
     for measure in MEASURES:
         numbers = [contents.metric(measure.name, condition) for condition in conditions]
         if any(number is not None for number in numbers):
-            cells = ["–" if number is None or number != number else measure.write(number) for number in numbers]
+            cells = ["–" if number is None or math.isnan(number) else measure.write(number) for number in numbers]
             rows.append(Row(measure.label, measure.meaning, cells))
     return rows
 

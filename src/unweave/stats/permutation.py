@@ -18,8 +18,8 @@ def label_permutation_p(
 ) -> Float[np.ndarray, " d_sae"]:
     """p-value of each latent against random labels: p = (b + 1) / (m + 1).
 
-    b counts the permutations whose statistic reaches the observed one (Phipson and Smyth, 2010). Permuting the labels of
-    all examples makes a latent's counts by class a draw from the multivariate hypergeometric distribution, which
+    b counts the permutations whose statistic reaches the observed one (Phipson and Smyth, 2010). Permuting the labels
+    of all examples makes a latent's counts by class a draw from the multivariate hypergeometric distribution, which
     depends on nothing but its number of firing examples, so it is drawn from there: latents that fire equally often
     share one null, and the cost does not grow with the number of examples.
 

@@ -2,10 +2,11 @@
 
 A shard is one safetensors file with `activations` [n, d_in], `example` [n], `position` [n] and, where labels were
 given, `label` [n]: what belongs to a row is written in the same file by the same call. `moments.safetensors` holds the
-exact mean and mean squared norm of all rows. Shards are mapped into memory, so a store may be many times larger than it.
+exact mean and variance of all rows. Shards are mapped into memory, so a store may be many times larger.
 """
 
 import bisect
+import itertools
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from unweave.core.errors import StoreError
-from unweave.store.artifact import Manifest, read_manifest
+from unweave.core.errors import InputError, StoreError
+from unweave.store.artifact import MANIFEST, Manifest, read_manifest
 from unweave.store.files import load_tensors, save_tensors
 from unweave.store.rows import Moments, MomentSums, WindowedOrder
 
@@ -54,12 +55,16 @@ class ActivationWriter:
         self._pending_rows = 0
         self._shard_rows: list[int] = []
         self._sums: MomentSums | None = None
+        self._d_in = 0
 
     def add(self, block: RowBlock) -> None:
         """Append rows."""
         rows = block.activations.detach().to("cpu", self._dtype)
         if self._sums is None:
             self._sums = MomentSums(rows.shape[1])
+            self._d_in = rows.shape[1]
+        if rows.shape[1] != self._d_in:
+            raise InputError(f"rows of width {rows.shape[1]} follow rows of width {self._d_in}; a store has one width")
         self._sums.add(rows)
         self._pending.append(RowBlock(rows, block.example, block.position, block.label))
         self._pending_rows += len(rows)
@@ -68,13 +73,18 @@ class ActivationWriter:
             self._write_shard(capacity)
 
     def close(self) -> dict[str, Any]:
-        """Write what is left and return the details for the manifest."""
-        assert self._sums is not None, "a store needs at least one row"
+        """Write what is left and return the details for the manifest.
+
+        Raises:
+            InputError: nothing was added.
+        """
+        if self._sums is None or not self._sums.n:
+            raise InputError("there is nothing to store: no row was captured")
         if self._pending_rows:
             self._write_shard(self._pending_rows)
         moments = self._sums.moments()
-        second = torch.tensor(moments.mean_square_norm, dtype=torch.float64)
-        save_tensors(self.folder / _MOMENTS, {"mean": moments.mean, "mean_square_norm": second})
+        variance = torch.tensor(moments.variance, dtype=torch.float64)
+        save_tensors(self.folder / _MOMENTS, {"mean": moments.mean, "variance": variance})
         dtype = next(name for name, value in DTYPES.items() if value is self._dtype)
         return {"n": self._sums.n, "d_in": len(moments.mean), "dtype": dtype, "shards": self._shard_rows}
 
@@ -106,12 +116,15 @@ class Activations:
         self.folder = Path(folder)
         self.manifest: Manifest = read_manifest(self.folder, KIND, verify=True)
         details = self.manifest.details
-        self._n, self._d_in = int(details["n"]), int(details["d_in"])
-        self.dtype: str = details["dtype"]
-        self._starts = [0]
-        for rows in details["shards"]:
-            self._starts.append(self._starts[-1] + rows)
-        self._shards = [self._map(index, rows) for index, rows in enumerate(details["shards"])]
+        try:
+            self._n, self._d_in, self.dtype = int(details["n"]), int(details["d_in"]), str(details["dtype"])
+            shards = [int(rows) for rows in details["shards"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{self.folder / MANIFEST} does not say what the shards hold: {error}") from None
+        if sum(shards) != self._n or self.dtype not in DTYPES:
+            raise StoreError(f"{self.folder / MANIFEST}: shards of {shards} rows do not make {self._n} of {self.dtype}")
+        self._starts = [0, *itertools.accumulate(shards)]
+        self._shards = [self._map(index, rows) for index, rows in enumerate(shards)]
         self._whole: Tensor | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
@@ -119,9 +132,9 @@ class Activations:
         path = self.folder / shard_name(index)
         tensors = load_tensors(path)
         found = tensors.get("activations")
-        if found is None or tuple(found.shape) != (rows, self._d_in):
-            shape = None if found is None else list(found.shape)
-            raise StoreError(f"{path} holds activations {shape}, its manifest says {[rows, self._d_in]}")
+        if found is None or tuple(found.shape) != (rows, self._d_in) or found.dtype != DTYPES[self.dtype]:
+            shape = None if found is None else f"{list(found.shape)} {found.dtype}"
+            raise StoreError(f"{path} holds activations {shape}, its manifest says {[rows, self._d_in]} {self.dtype}")
         return tensors
 
     def keep(self, temporary: "tempfile.TemporaryDirectory[str]") -> "Activations":
@@ -147,7 +160,7 @@ class Activations:
     @property
     def hook_name(self) -> str:
         """Dotted name of the module whose output (or input) the rows are."""
-        return str(self.manifest.details["hook_name"])
+        return str(self.manifest.details.get("hook_name", ""))
 
     @property
     def example(self) -> Int64[Tensor, " n"]:
@@ -173,9 +186,9 @@ class Activations:
         return list(names) if names else None
 
     def moments(self) -> Moments:
-        """Mean and mean squared norm of all rows, as summed at capture."""
+        """Mean and variance of all rows, as summed at capture."""
         stored = load_tensors(self.folder / _MOMENTS)
-        return Moments(stored["mean"], float(stored["mean_square_norm"]))
+        return Moments(stored["mean"], float(stored["variance"]))
 
     def rows(self, start: int, stop: int) -> Float[Tensor, "n d_in"]:
         """Rows [start, stop) in the stored precision; a view of the mapped file where they lie in one shard."""

@@ -5,6 +5,7 @@ inputs and files with their sizes and checksums; a folder without one is no arti
 fingerprint of kind, schema, configuration, seed and inputs: a stage that finds its id in place does not run again.
 """
 
+import glob
 import json
 import os
 import platform
@@ -26,6 +27,7 @@ from unweave.core.hashing import crc32_of_file
 MANIFEST = "manifest.json"
 SCHEMA = 1
 _VERIFY_WHOLE_BELOW = 256 << 20
+_OLD = "-old"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +88,23 @@ def existing(folder: Path, identity: Identity, *, overwrite: bool = False) -> bo
     """Whether the artifact is already there.
 
     Raises:
-        InputError: something else stands in its place and `overwrite` is not set. Nothing is touched.
+        InputError: something else stands in its place and `overwrite` is not set, or what stands there is no artifact,
+            or no folder can be made there. Nothing is touched.
     """
+    _bring_back(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        above = next(path for path in folder.absolute().parents if path.exists())
+        if not (above.is_dir() and os.access(above, os.W_OK)):
+            raise InputError(f"{folder} cannot be made: {above} is no folder that can be written to")
         return False
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder} exists and is no Unweave artifact; choose another folder")
-    found = read_manifest(folder)
-    if found.id == identity.id:
-        return not overwrite
+    found = _parse_manifest(folder)
     if overwrite:
-        return False
+        return False  # whatever state its files are in
+    _check_files(folder, found, verify=False)
+    if found.id == identity.id:
+        return True
     what = f"another {found.kind}" if found.kind == identity.kind else f"an artifact of kind {found.kind!r}"
     raise InputError(
         f"{folder} holds {what}, made from other settings or inputs; choose another folder or overwrite it"
@@ -122,6 +130,7 @@ def writing(folder: Path, identity: Identity, *, overwrite: bool = False) -> Ite
         yield draft
         manifest = _manifest(draft, identity, time.monotonic() - started)
         write_json(draft.folder / MANIFEST, to_json(manifest))
+        existing(folder, identity, overwrite=overwrite)  # something may have come there since
         _swap_in(draft.folder, folder)
     finally:
         shutil.rmtree(draft.folder, ignore_errors=True)
@@ -149,10 +158,25 @@ def _manifest(draft: Draft, identity: Identity, seconds: float) -> Manifest:
 
 def _sweep(folder: Path) -> None:
     """Remove what killed processes left half-written beside `folder`."""
-    for left in folder.parent.glob(f".{folder.name}.writing-*"):
-        pid = left.name.rpartition("-")[2]
-        if not (pid.isdigit() and int(pid) != os.getpid() and _alive(int(pid))):
+    for left in _beside(folder):
+        if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _bring_back(folder: Path) -> None:
+    """Undo a swap whose process was killed between its two renames."""
+    for left in _beside(folder):
+        if left.name.endswith(_OLD) and not folder.exists():
+            left.rename(folder)
+
+
+def _beside(folder: Path) -> list[Path]:
+    """What dead processes left beside `folder`; a live one's is its own."""
+    found = folder.parent.glob(f".{glob.escape(folder.name)}.writing-*")
+    pids = {path: path.name.removesuffix(_OLD).rpartition("-")[2] for path in found}
+    return [path for path, pid in pids.items() if not (pid.isdigit() and int(pid) != os.getpid() and _alive(int(pid)))]
 
 
 def _alive(pid: int) -> bool:
@@ -166,10 +190,15 @@ def _alive(pid: int) -> bool:
 
 
 def _swap_in(draft: Path, folder: Path) -> None:
-    aside = folder.parent / f".{folder.name}.writing-{os.getpid()}-old"
+    aside = folder.parent / f".{folder.name}.writing-{os.getpid()}{_OLD}"
     if folder.exists():
         folder.rename(aside)
-    draft.rename(folder)
+    try:
+        draft.rename(folder)
+    except BaseException:
+        if aside.exists():
+            aside.rename(folder)
+        raise
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -184,6 +213,14 @@ def read_manifest(folder: Path, kind: str | None = None, *, verify: bool = False
     Raises:
         StoreError: not an artifact, of another kind or a newer schema, or a file is missing, cut short or changed.
     """
+    manifest = _parse_manifest(folder)
+    if kind is not None and manifest.kind != kind:
+        raise StoreError(f"{folder} holds an artifact of kind {manifest.kind!r}, not {kind!r}")
+    _check_files(folder, manifest, verify=verify)
+    return manifest
+
+
+def _parse_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise StoreError(f"{folder} is no Unweave artifact: it has no {MANIFEST}")
@@ -196,9 +233,9 @@ def read_manifest(folder: Path, kind: str | None = None, *, verify: bool = False
         manifest = from_json(Manifest, data, where=str(path))
     except InputError as error:
         raise StoreError(str(error)) from None
-    if kind is not None and manifest.kind != kind:
-        raise StoreError(f"{folder} holds an artifact of kind {manifest.kind!r}, not {kind!r}")
-    _check_files(folder, manifest, verify=verify)
+    made_from = (manifest.schema, manifest.kind, manifest.config, manifest.inputs, manifest.seed)
+    if fingerprint(*made_from) != manifest.id:
+        raise StoreError(f"{path} was changed or damaged (its id does not fit its content); remove and remake it")
     return manifest
 
 
@@ -216,10 +253,10 @@ def _check_files(folder: Path, manifest: Manifest, *, verify: bool) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON so that the file is whole or absent, and on the disk when this returns."""
+    text = json.dumps(data, indent=1) + "\n"  # first: what is no JSON leaves nothing behind
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w") as file:
-        json.dump(data, file, indent=1)
-        file.write("\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -48,4 +48,4 @@ def load_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     except FileNotFoundError:
         raise StoreError(f"{path} does not exist") from None
     except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{path} is no readable Parquet table: {error}") from None
+        raise StoreError(f"{path} is no readable Parquet table: {str(error).splitlines()[0]}") from None

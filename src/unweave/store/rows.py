@@ -22,35 +22,47 @@ from unweave.core.seeds import torch_generator
 
 @dataclass(frozen=True)
 class Moments:
-    """First and second moments of rows: `mean` [d_in] and the mean squared norm about zero."""
+    """Moments of rows: `mean` [d_in], and `variance`, the mean squared distance to it summed over dimensions."""
 
     mean: Float64[Tensor, " d_in"]
-    mean_square_norm: float
+    variance: float
 
     @property
-    def variance(self) -> float:
-        """Mean squared distance to the mean, summed over dimensions."""
-        return max(self.mean_square_norm - float(self.mean.square().sum()), 0.0)
+    def mean_square_norm(self) -> float:
+        """Mean squared length of a row."""
+        return self.variance + float(self.mean.square().sum())
 
 
 class MomentSums:
-    """Accumulates moments over blocks of rows, in float64."""
+    """Accumulates moments over blocks of rows, in float64.
+
+    Squares are summed about the first row: about zero, a variance small beside the mean would drown in rounding.
+    """
 
     def __init__(self, d_in: int) -> None:
         self.n = 0
         self._sum = torch.zeros(d_in, dtype=torch.float64)
+        self._pivot: Tensor | None = None
+        self._shifted = torch.zeros(d_in, dtype=torch.float64)
         self._square = 0.0
 
     def add(self, rows: Float[Tensor, "b d_in"]) -> None:
         """Take in a block of rows."""
-        exact = rows.detach().double().cpu()
+        exact = rows.detach().cpu().double()
+        if not len(exact):
+            return
+        if self._pivot is None:
+            self._pivot = exact[0].clone()
         self.n += len(exact)
         self._sum += exact.sum(0)
+        exact = exact - self._pivot
+        self._shifted += exact.sum(0)
         self._square += float(exact.square().sum())
 
     def moments(self) -> Moments:
         """Moments of everything taken in so far (at least one row)."""
-        return Moments(self._sum / self.n, self._square / self.n)
+        variance = self._square / self.n - float((self._shifted / self.n).square().sum())
+        return Moments(self._sum / self.n, max(variance, 0.0))
 
 
 @runtime_checkable
@@ -73,7 +85,7 @@ class RowSource(Protocol):
         ...
 
     def moments(self) -> Moments:
-        """Mean and mean squared norm of all rows."""
+        """Mean and variance of all rows."""
         ...
 
     def blocks(self, rows: int) -> Iterator[Float[Tensor, "b d_in"]]:
@@ -109,7 +121,7 @@ class WindowedOrder:
         if self.windows == 1:
             return [torch.arange(self._blocks)]
         order = torch.randperm(self._blocks, generator=torch_generator(seed, "blocks", epoch))
-        return list(order.split(self.blocks_per_window))
+        return list(order.tensor_split(self.windows))  # of one size, so that none is too small to mix its rows
 
     def rows_of(self, blocks: Int64[Tensor, " blocks"]) -> int:
         """Number of rows in a window."""
@@ -165,9 +177,13 @@ class WindowedOrder:
 
 
 class TensorRows:
-    """A tensor [n, d_in] as a source of rows."""
+    """A tensor [n, d_in] as a source of rows.
 
-    def __init__(self, rows: Float[Tensor, "n d_in"], *, name: str = "activations") -> None:
+    Raises:
+        InputError: it is not of that shape, not floating-point, or empty.
+    """
+
+    def __init__(self, rows: Tensor, *, name: str = "activations") -> None:
         if rows.ndim != 2 or not rows.is_floating_point():
             shape = list(rows.shape)
             raise InputError(f"{name} must be a floating-point tensor [n, d_in], got {rows.dtype} {shape}")
@@ -195,7 +211,7 @@ class TensorRows:
         return self._id
 
     def moments(self) -> Moments:
-        """Mean and mean squared norm of all rows."""
+        """Mean and variance of all rows."""
         sums = MomentSums(self.d_in)
         for block in self._rows.split(65_536):
             sums.add(block)
@@ -211,6 +227,7 @@ class TensorRows:
     ) -> Iterator[Float[Tensor, "b d_in"]]:
         """One epoch of float32 batches, from batch `skip` on; the last may be smaller."""
         if not shuffle:
-            yield from (batch.float() for batch in self._rows[skip * batch_size :].split(batch_size))
+            for start in range(skip * batch_size, self.n, batch_size):
+                yield self._rows[start : start + batch_size].float()
             return
         yield from self._order.batches(lambda _: self._rows, batch_size, seed=seed, epoch=epoch, skip=skip)

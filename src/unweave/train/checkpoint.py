@@ -2,12 +2,16 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
+from torch import Tensor
 
+from unweave.core.config import fingerprint
 from unweave.core.errors import StoreError
+from unweave.core.hashing import hash_tensor
 from unweave.train.trainer import Trainer
 
 
@@ -15,16 +19,18 @@ class Checkpoint:
     """The checkpoint of one training, beside the place its artifact will take."""
 
     def __init__(self, out: Path, artifact_id: str) -> None:
-        self.path = out.parent / f".{out.name}.checkpoint.safetensors"
+        self._beside = f".{out.name}"
+        self.path = out.parent / f"{self._beside}.checkpoint.safetensors"
         self._id = artifact_id
 
     def save(self, trainer: Trainer) -> None:
         """Write the trainer's state; the file is the old one or the new one, never half of it."""
         tensors, values = trainer.state()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(f".{os.getpid()}")
+        temporary = self.path.with_name(f"{self._beside}.writing-checkpoint-{os.getpid()}")  # swept with other drafts
         ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        header = {"artifact": self._id, "values": json.dumps(values)}
+        said = json.dumps(values)
+        header = {"artifact": self._id, "values": said, "checksum": _checksum(ready, said)}
         with temporary.open("wb") as file:
             file.write(safetensors.torch.save(ready, metadata=header))
             file.flush()
@@ -35,7 +41,7 @@ class Checkpoint:
         """Take up an earlier training of the same artifact; one of another artifact is left for `save` to replace.
 
         Raises:
-            StoreError: the file cannot be read.
+            StoreError: the file cannot be read, or was changed.
         """
         if not self.path.is_file():
             return False
@@ -44,11 +50,19 @@ class Checkpoint:
                 header = file.metadata() or {}
                 if header.get("artifact") != self._id:
                     return False
-                trainer.restore({name: file.get_tensor(name) for name in file.keys()}, json.loads(header["values"]))  # noqa: SIM118
-        except (safetensors.SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if _checksum(tensors, header["values"]) != header["checksum"]:
+                raise ValueError("its checksum differs")
+            values = json.loads(header["values"])
+        except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
             raise StoreError(f"{self.path} is damaged ({error}); remove it to train from the start") from None
+        trainer.restore(tensors, values)
         return True
 
     def remove(self) -> None:
         """Forget it: the artifact is in its place."""
         self.path.unlink(missing_ok=True)
+
+
+def _checksum(tensors: Mapping[str, Tensor], values: str) -> str:
+    return fingerprint(values, {name: hash_tensor(tensor) for name, tensor in tensors.items()})

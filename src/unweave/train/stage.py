@@ -60,6 +60,7 @@ def train(
     identity = dictionary_identity(dictionary, source.d_in, inputs, training=training, seed=seed)
     present = out is not None and existing(Path(out), identity, overwrite=overwrite)
     if out is not None and present and stream is None:
+        Checkpoint(Path(out), identity.id).remove()  # where the run was killed after its last step
         return load(out)
     started = time.monotonic()
     built = dictionary.build(source.d_in).to(runtime.torch_device())
@@ -85,13 +86,24 @@ def _source(rows: RowSource | Tensor | Iterable[Tensor]) -> tuple[RowSource, Ite
         return TensorRows(rows), None
     if isinstance(rows, RowSource):
         return rows, None
-    stream = iter(rows)
+    stream = _checked(rows)
     peeked = list(itertools.islice(stream, _PEEKED_BATCHES))
     if not peeked:
         raise InputError("the iterator of batches gave none")
-    for batch in peeked:
-        TensorRows(batch, name="each batch")  # a shape error names the batch, not a concatenation
-    return TensorRows(torch.cat([batch.detach() for batch in peeked])), itertools.chain(peeked, stream)
+    return TensorRows(torch.cat(peeked)), itertools.chain(peeked, stream)
+
+
+def _checked(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Batches of a stream in float32; an error names the first that is not as the others."""
+    d_in = None
+    for number, batch in enumerate(batches):
+        if not isinstance(batch, Tensor):
+            raise InputError(f"batch {number} must be a tensor [n, d_in], got {type(batch).__name__}")
+        rows = TensorRows(batch, name=f"batch {number}")
+        d_in = rows.d_in if d_in is None else d_in
+        if rows.d_in != d_in:
+            raise InputError(f"batch {number} has rows of width {rows.d_in}, those before it {d_in}")
+        yield batch.detach().float()
 
 
 class _Batches:
@@ -127,7 +139,8 @@ def _run(
 ) -> None:
     variance = batches.source.moments().variance
     scale = (dictionary.d_in / variance) ** 0.5 if training.scale_inputs and variance > 0 else 1.0
-    dictionary.rescale(scale)
+    if scale != 1:
+        dictionary.rescale(scale)
     trainer = Trainer(dictionary, training, total=batches.total, steps_per_epoch=batches.per_epoch, scale=scale)
     if checkpoint is not None:
         checkpoint.restore(trainer)
@@ -146,7 +159,9 @@ def _run(
         bar.advance(trainer.step - bar.done, **trainer.latest())
     if trainer.total is not None and trainer.step < trainer.total:
         raise InputError(f"the iterator of batches ended after {trainer.step} of {trainer.total} steps")
-    dictionary.rescale(1 / scale)
+    trainer.finish()
+    if scale != 1:
+        dictionary.rescale(1 / scale)
     dictionary.history = trainer.history
 
 

@@ -35,16 +35,18 @@ class Trainer:
         self._steps_per_epoch = steps_per_epoch
         self._scale = scale
         device = dictionary.device
+        self._fused = device.type in {"cpu", "cuda"}
         self._optimizer = torch.optim.Adam(
             dictionary.parameters(),
             lr=training.learning_rate,
             betas=training.betas,
-            fused=device.type in {"cpu", "cuda"},
+            fused=self._fused,
         )
         self._log_every = max(1, (total or 0) // _LOG_POINTS) if total else 50
         self._window = max(1, round(training.dead_window * total)) if total else 1000
         self._last_fired = torch.zeros(dictionary.d_sae, dtype=torch.int64, device=device)
         self._sums: dict[str, Tensor] = {}
+        self._rate = 0.0
 
     def train_batch(self, batch: Float[Tensor, "b d_in"]) -> None:
         """One step."""
@@ -66,6 +68,12 @@ class Trainer:
         self._note(batch, losses)
         if self.step % self._log_every == 0 or self.step == self.total:
             self._log(rate)
+        self._rate = rate
+
+    def finish(self) -> None:
+        """Log what is left where the end was not known."""
+        if self._sums:
+            self._log(self._rate)
 
     def _dead(self) -> Tensor:
         return self.step - self._last_fired >= self._window
@@ -99,8 +107,8 @@ class Trainer:
         self._sums = {}
         if not math.isfinite(row["loss"]):
             raise InputError(
-                f"the loss is {row['loss']} between steps {self.step - int(steps)} and {self.step}: look for NaN or Inf "
-                "in the activations, or try a lower learning rate or clip_norm"
+                f"the loss is {row['loss']} between steps {self.step - int(steps)} and {self.step}: look for NaN "
+                "or Inf in the activations, or try a lower learning rate or clip_norm"
             )
         logged = len(self.history.get("step", []))
         for name in {**self.history, **row}:
@@ -120,7 +128,7 @@ class Trainer:
                 tensors[f"adam.{index}.{name}"] = value
         tensors.update({f"sum.{name}": value for name, value in self._sums.items()})
         tensors["last_fired"] = self._last_fired
-        return tensors, {"step": self.step, "history": self.history}
+        return tensors, {"step": self.step, "history": self.history, "sums": list(self._sums)}
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Take up the state that `state` gave."""
@@ -132,9 +140,11 @@ class Trainer:
         for index, parameter in enumerate(self.dictionary.parameters()):
             device = parameter.device
             self._optimizer.state[parameter] = {
-                name: value if name == "step" else value.to(device) for name, value in below(f"adam.{index}.").items()
+                name: value.to(device) if name != "step" or self._fused else value
+                for name, value in below(f"adam.{index}.").items()
             }
-        self._sums = {name: value.to(self.dictionary.device) for name, value in below("sum.").items()}
+        sums = below("sum.")  # in the order of before: the columns of the history and the last bits of sums follow it
+        self._sums = {name: sums[name].to(self.dictionary.device) for name in values["sums"]}
         self._last_fired = tensors["last_fired"].clone().to(self.dictionary.device)
         self.step = int(values["step"])
         self.history = {name: list(column) for name, column in values["history"].items()}

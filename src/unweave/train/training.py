@@ -44,8 +44,12 @@ class Training:
         for name, value in {**counts, "steps": 1 if self.steps is None else self.steps}.items():
             if value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
-        if self.learning_rate <= 0:
-            raise InputError(f"learning_rate must be above 0, got {self.learning_rate}")
+        rates = {"learning_rate": self.learning_rate, "step_factor": self.step_factor, "clip_norm": self.clip_norm}
+        for name, rate in rates.items():
+            if rate is not None and not 0 < rate < float("inf"):
+                raise InputError(f"{name} must be above 0, got {rate}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"betas are decay rates from 0 to below 1, got {self.betas}")
         for name in ("warmup_share", "decay_share", "dead_window"):
             if not 0 <= (share := getattr(self, name)) <= 1:
                 raise InputError(f"{name} is a share of the run between 0 and 1, got {share}")
@@ -53,9 +57,10 @@ class Training:
             raise InputError("warmup_share and decay_share together exceed the run")
 
     def rate(self, step: int, total: int | None, steps_per_epoch: int | None) -> float:
-        """The learning rate at one step; where the end is not known, no decay is scheduled."""
+        """The learning rate at one step; where the end (or an epoch's) is not known, it does not change."""
         if self.schedule == "step":
-            return self.learning_rate * self.step_factor ** (step // (steps_per_epoch or 1) // self.step_epochs)
+            falls = 0 if steps_per_epoch is None else step // steps_per_epoch // self.step_epochs
+            return self.learning_rate * self.step_factor**falls
         if self.schedule == "constant" or total is None:
             return self.learning_rate
         up = min(1.0, (step + 1) / max(1.0, self.warmup_share * total))

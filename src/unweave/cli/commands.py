@@ -1,0 +1,237 @@
+"""The commands: each reads its flags, calls a stage or a recipe, and says where the result is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Generic, TypeVar, cast
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from unweave.analyze import Analysis, analyze
+from unweave.capture import Capture, capture
+from unweave.cli.parsing import component, parse, taken
+from unweave.core.errors import InputError
+from unweave.core.runtime import Runtime
+from unweave.core.seeds import torch_generator
+from unweave.datasets.base import DatasetConfig, Split
+from unweave.datasets.digits import Digits
+from unweave.dictionaries.base import DictionaryConfig, load
+from unweave.dictionaries.topk import TopK
+from unweave.models.base import ModelConfig
+from unweave.models.mlp import MLP
+from unweave.recipes.base import RECIPES, execute
+from unweave.report import build_report
+from unweave.store.activations import Activations
+from unweave.train import Training, train
+
+C = TypeVar("C")
+Flat = tyro.conf.arg(name="")
+console = Console(highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunArguments(Generic[C]):
+    """Flags of `unweave run RECIPE`."""
+
+    config: Annotated[C, Flat]
+    seed: int = 0
+    "every random choice comes from it"
+    data_dir: Path | None = None
+    "where the data lie, for data sets made of files"
+    out: Path | None = None
+    "folder of the run; by default runs/RECIPE-FINGERPRINT, so that the same command finds its run again"
+    runtime: Annotated[Runtime, Flat] = field(default_factory=Runtime)
+
+
+def run_command(given: list[str], program: str) -> None:
+    """Run a recipe: data, model, dictionary, controls and report in one go."""
+    if not given or given[0] in ("-h", "--help"):
+        console.print(f"usage: {program} RECIPE [--preset NAME] [FLAGS]\n\n{run_command.__doc__}\n")
+        recipes_command([], program)
+        console.print(f"\n{program} RECIPE --help lists the recipe's flags.")
+        if given:
+            return
+        raise InputError(f"which recipe? One of: {', '.join(RECIPES.members())}")
+    recipe = RECIPES[given.pop(0)]
+    preset = taken(given, "--preset") or "default"
+    read = parse(
+        RunArguments[recipe.config],  # type: ignore[name-defined]
+        RunArguments(config=recipe.preset(preset)),
+        given,
+        program=f"{program} {recipe.name}",
+        description=f"{recipe.summary} Presets (--preset): {', '.join(recipe.presets)}; values below: {preset}.",
+    )
+    read.runtime.apply()
+    run = execute(recipe.name, read.config, seed=read.seed, out=read.out, data_dir=read.data_dir, runtime=read.runtime)
+    page = build_report(run.folder)
+    for sentence in run.findings:
+        console.print(f"• {sentence}")
+    console.print(f"Report: {page.resolve()}")
+
+
+def recipes_command(given: list[str], program: str) -> None:
+    """List the recipes and their presets."""
+    if given and given[0] not in ("-h", "--help"):
+        raise InputError(f"{program} takes no arguments, got {' '.join(given)}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("recipe", "presets", "what it asks"):
+        table.add_column(heading)
+    for name, recipe in RECIPES.members().items():
+        table.add_row(name, ", ".join(recipe.presets), recipe.summary)
+    console.print(table)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureArguments:
+    """Flags of `unweave capture`."""
+
+    capture: Annotated[Capture, Flat]
+    out: Path
+    "folder of the activation store; several hook points get a subfolder each"
+    data: DatasetConfig = field(default_factory=Digits)
+    "the images"
+    split: Split = "train"
+    "which part of them"
+    data_dir: Path | None = None
+    "where the data lie, for data sets made of files"
+    model: ModelConfig = field(default_factory=MLP)
+    "the network"
+    seed: int = 0
+    "start of an untrained network"
+    batch_size: int = 256
+    "images a forward pass"
+    overwrite: bool = False
+    "replace another artifact in --out"
+    runtime: Annotated[Runtime, Flat] = field(default_factory=Runtime)
+
+
+def capture_command(given: list[str], program: str) -> None:
+    """Capture a network's hidden activations of a data set into a store."""
+    capture_default = Capture(at=tyro.MISSING)
+    default = CaptureArguments(capture=capture_default, out=tyro.MISSING)
+    read = parse(CaptureArguments, default, given, program=program, description=_text(capture_command))
+    read.runtime.apply()
+    images = read.data.load(read.split, read.data_dir)
+    model = read.model.build(images.shape, len(images.class_names), torch_generator(read.seed, "model"))
+    model.to(read.runtime.torch_device())
+    options = {name: getattr(read.capture, name) for name in ("rows", "side", "dtype", "mean", "std")}
+    stores = capture(
+        model,
+        images,
+        at=read.capture.at,
+        out=read.out,
+        batch_size=read.batch_size,
+        overwrite=read.overwrite,
+        **options,
+    )
+    for store in stores.values():
+        console.print(f"{store.n:,} rows of width {store.d_in} from {store.hook_name}: {store.folder}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainArguments:
+    """Flags of `unweave train`."""
+
+    activations: tyro.conf.Positional[Path]
+    "an activation store"
+    out: Path
+    "folder of the dictionary"
+    sae: DictionaryConfig = field(default_factory=TopK)
+    "the dictionary"
+    training: Training = field(default_factory=Training)
+    seed: int = 0
+    "start and order of the rows come from it"
+    overwrite: bool = False
+    "replace another artifact in --out"
+    runtime: Annotated[Runtime, Flat] = field(default_factory=Runtime)
+
+
+def train_command(given: list[str], program: str) -> None:
+    """Train a dictionary on a store of activations; a killed training goes on where it was."""
+    default = TrainArguments(activations=tyro.MISSING, out=tyro.MISSING)
+    read = parse(TrainArguments, default, given, program=program, description=_text(train_command))
+    read.runtime.apply()
+    dictionary = train(
+        Activations(read.activations),
+        read.sae,
+        read.training,
+        seed=read.seed,
+        out=read.out,
+        overwrite=read.overwrite,
+        runtime=read.runtime,
+    )
+    console.print(f"{dictionary}: {read.out}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeArguments:
+    """Flags of `unweave analyze`."""
+
+    dictionary: tyro.conf.Positional[Path]
+    "a dictionary's folder"
+    activations: tyro.conf.Positional[Path]
+    "the activation store to judge it on: held-out rows"
+    out: Path
+    "folder of the atlas"
+    data: DatasetConfig | None = None
+    "the images that were captured, to show the strongest examples"
+    split: Split = "test"
+    "which part of them"
+    data_dir: Path | None = None
+    "where the data lie, for data sets made of files"
+    analysis: Analysis = field(default_factory=Analysis)
+    seed: int = 0
+    "label permutations come from it"
+    overwrite: bool = False
+    "replace another artifact in --out"
+
+
+def analyze_command(given: list[str], program: str) -> None:
+    """Say what each latent of a dictionary stands for, as an atlas."""
+    named = taken(given, "--data")
+    data = None if named is None else cast("DatasetConfig", component(DatasetConfig, named))
+    default = AnalyzeArguments(dictionary=tyro.MISSING, activations=tyro.MISSING, out=tyro.MISSING, data=data)
+    read = parse(AnalyzeArguments, default, given, program=program, description=_text(analyze_command))
+    atlas = analyze(
+        load(read.dictionary),
+        Activations(read.activations),
+        images=None if read.data is None else read.data.load(read.split, read.data_dir),
+        analysis=read.analysis,
+        seed=read.seed,
+        out=read.out,
+        overwrite=read.overwrite,
+    )
+    for name, value in atlas.metrics.items():
+        console.print(f"{name:42} {value:.6g}")
+    console.print(f"Atlas: {atlas.folder}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportArguments:
+    """Flags of `unweave report`."""
+
+    folder: tyro.conf.Positional[Path]
+    "a run's folder, or the folder of one dictionary, atlas or model"
+
+
+def report_command(given: list[str], program: str) -> None:
+    """Make the page and the figures of a run, or of one artifact, again."""
+    default = ReportArguments(folder=tyro.MISSING)
+    read = parse(ReportArguments, default, given, program=program, description=_text(report_command))
+    console.print(f"Report: {build_report(read.folder).resolve()}")
+
+
+def _text(command: Callable[[list[str], str], None]) -> str:
+    return command.__doc__ or ""
+
+
+COMMANDS: dict[str, Callable[[list[str], str], None]] = {
+    "run": run_command,
+    "recipes": recipes_command,
+    "capture": capture_command,
+    "train": train_command,
+    "analyze": analyze_command,
+    "report": report_command,
+}

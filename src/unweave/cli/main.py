@@ -1,0 +1,72 @@
+"""Entry point: finds the command, and turns errors into one line and an exit code."""
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from rich.console import Console
+from rich.table import Table
+
+from unweave.cli.commands import COMMANDS
+from unweave.core.errors import InputError, did_you_mean
+
+_BAD_INPUT = 2
+_FAULT = 1
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and give the exit code: 0, 2 for bad input, 1 for a fault of Unweave's own."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        _dispatch(given)
+    except InputError as error:
+        if debug:
+            raise
+        errors.print("[bold red]error:[/] ", end="")
+        errors.print(str(error), markup=False)
+        return _BAD_INPUT
+    except KeyboardInterrupt:
+        errors.print("interrupted; the same command goes on from the last checkpoint")
+        return _INTERRUPTED
+    except BrokenPipeError:  # what we print is read no further
+        sys.stderr.close()
+        return _FAULT
+    except Exception as error:
+        if debug:
+            raise
+        errors.print(f"fault: {type(error).__name__}: {error} (Unweave's own; --debug shows where)", markup=False)
+        return _FAULT
+    return 0
+
+
+def _dispatch(given: list[str]) -> None:
+    if not given or given[0] in ("-h", "--help"):
+        _help()
+        if not given:
+            raise InputError("which command?")
+        return
+    if given[0] == "--version":
+        Console().print(f"unweave {version('unweave')}", highlight=False)
+        return
+    name = given.pop(0)
+    if name not in COMMANDS:
+        raise InputError(f"there is no command {name!r}: {did_you_mean(name, COMMANDS)}")
+    COMMANDS[name](given, f"unweave {name}")
+
+
+def _help() -> None:
+    console = Console(highlight=False)
+    console.print("usage: unweave COMMAND [FLAGS]\n\nTake the features of a neural network apart.\n")
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, command in COMMANDS.items():
+        table.add_row(f"  {name}", (command.__doc__ or "").strip())
+    console.print(table)
+    console.print("\nunweave COMMAND --help lists a command's flags; --debug shows where an error came from.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""Command lines from configurations: every field a flag, every registered component chosen by name.
+
+`tyro` makes the flags. A field that holds a registered component (`sae`, `data`, `model`) also takes the name of
+another one: `--sae relu --sae.l1 0.01`. Fields of the same name carry over from the one it replaces.
+"""
+
+import contextlib
+import dataclasses
+import io
+import re
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from unweave.core.errors import InputError, did_you_mean
+from unweave.core.registry import Component
+from unweave.models.trained import Trained
+
+T = TypeVar("T")
+
+
+def parse(form: Any, default: T, arguments: Sequence[str], *, program: str, description: str) -> T:
+    """Read flags into a copy of a configuration.
+
+    Args:
+        form: the configuration's type, parametrised where it is generic.
+        default: values where no flag is given; `tyro.MISSING` marks what must be.
+        arguments: the flags.
+        program: what the command is called in its help.
+        description: first paragraph of the help.
+
+    Raises:
+        InputError: an unknown flag, a missing or wrong value, an unknown component.
+        SystemExit: help was asked for and printed.
+    """
+    chosen, rest = _choose_components(default, list(arguments))
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            read: T = tyro.cli(
+                form,
+                prog=program,
+                description=description + _choices(chosen),
+                args=rest,
+                default=chosen,
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+            )
+            return read
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        raise InputError(f"{_one_line(errors.getvalue())} (see {program} --help)") from None
+
+
+def _one_line(box: str) -> str:
+    """The message of tyro's error box."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    lines = [line.strip(" │╭╮╰╯─|") for line in plain.splitlines()]
+    kept: list[str] = []
+    for line in lines[1:]:
+        if re.fullmatch(r"[─-]*", line) and kept:
+            break
+        if line:
+            kept.append(line)
+    return " ".join(kept) or "the command line cannot be read"
+
+
+def _components(config: Any) -> dict[str, type[Component]]:
+    """Fields that hold registered components, nested ones too: the family of each, by name."""
+    found: dict[str, type[Component]] = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if isinstance(value, Component):
+            found[item.name] = next(base for base in type(value).__mro__ if "registry" in vars(base))
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            found.update(_components(value))
+    return found
+
+
+def _choose_components(config: T, arguments: list[str]) -> tuple[T, list[str]]:
+    for name, family in _components(config).items():
+        if (value := taken(arguments, f"--{name}")) is not None:
+            config = _replaced(config, name, component(family, value))
+    return config, arguments
+
+
+def component(family: type[Component], name: str) -> Component:
+    """A component by name, with `tyro.MISSING` where it has no default; a folder with a trained model is one too."""
+    if issubclass(Trained, family) and name not in family.registry.members():
+        if Path(name).is_dir():
+            return Trained(folder=Path(name))
+        known = did_you_mean(name, family.registry.members())
+        raise InputError(f"there is no {family.registry.family} {name!r}, and no folder of that name: {known}")
+    kind: Any = family.registry[name]
+    missing = {
+        f.name: tyro.MISSING
+        for f in dataclasses.fields(kind)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    return typing.cast("Component", kind(**missing))
+
+
+def _replaced(config: Any, name: str, new: Component) -> Any:
+    """The configuration with another component, wherever in it the field is; fields of the same name carry over."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if item.name == name:
+            return dataclasses.replace(config, **{name: _carried_over(value, new)})
+        if dataclasses.is_dataclass(value) and not isinstance(value, (type, Component)):
+            inner = _replaced(value, name, new)
+            if inner is not value:
+                return dataclasses.replace(config, **{item.name: inner})
+    return config
+
+
+def _carried_over(old: Any, new: Any) -> Any:
+    if not dataclasses.is_dataclass(old) or type(old) is type(new):
+        return new
+    shared = {f.name for f in dataclasses.fields(old)} & {f.name for f in dataclasses.fields(new)}
+    return dataclasses.replace(new, **{name: getattr(old, name) for name in shared})
+
+
+def _choices(config: Any) -> str:
+    lines = [
+        f"\n--{name} NAME chooses another: {', '.join(family.registry.members())}."
+        for name, family in _components(config).items()
+    ]
+    return "\n" + "".join(lines) if lines else ""
+
+
+def taken(arguments: list[str], flag: str) -> str | None:
+    """Take `flag VALUE` or `flag=VALUE` out of the arguments and give the value, if it is there.
+
+    Raises:
+        InputError: the flag has no value.
+    """
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == flag:
+            del arguments[place]
+            if not equals:
+                if place >= len(arguments):
+                    raise InputError(f"{flag} needs a value")
+                value = arguments.pop(place)
+            return value
+    return None
