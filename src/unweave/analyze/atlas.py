@@ -1,6 +1,5 @@
 """The atlas: an artifact with everything that was found out about each latent."""
 
-import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from unweave.figures.latents import LatentCard, latent_card
 from unweave.store.artifact import read_manifest
 from unweave.store.codes import load_codes
 from unweave.store.files import load_table, load_tensors
+from unweave.store.scratch import Scratch
 
 KIND = "atlas"
 CODES = "codes.safetensors"
@@ -57,18 +57,19 @@ class Atlas:
     """Everything about a dictionary's latents on some rows; tables are read when they are first asked for.
 
     Attributes:
-        metrics: flat mapping from name to number.
+        metrics: flat mapping from name to number; NaN where there is none.
         class_names: names of the classes, or None where the rows have no labels.
 
     Raises:
         StoreError: the folder is no whole atlas.
     """
 
-    def __init__(self, folder: str | Path, temporary: "tempfile.TemporaryDirectory[str] | None" = None) -> None:
+    def __init__(self, folder: str | Path, scratch: Scratch | None = None) -> None:
         self.folder = Path(folder)
-        self._temporary = temporary
+        self._scratch = scratch
         self.manifest = read_manifest(self.folder, KIND, verify=True)
-        self.metrics: dict[str, float] = self.manifest.details["metrics"]
+        numbers = self.manifest.details["metrics"].items()
+        self.metrics = {name: float("nan") if value is None else value for name, value in numbers}
         self.class_names: list[str] | None = self.manifest.details["class_names"]
         self.hook_name = str(self.manifest.details["hook_name"])
         self.d_sae = int(self.manifest.details["d_sae"])

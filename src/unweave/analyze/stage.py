@@ -1,6 +1,5 @@
 """The stage: encode once, then everything from the codes."""
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +35,7 @@ from unweave.store.activations import Activations
 from unweave.store.artifact import Draft, Identity, existing, writing
 from unweave.store.codes import save_codes
 from unweave.store.files import save_table, save_tensors
+from unweave.store.scratch import Scratch
 
 _ROWS_A_BLOCK = 8192
 
@@ -65,7 +65,7 @@ def analyze(
         The atlas. Label statistics count examples: where several rows belong to one, it counts as firing once.
 
     Raises:
-        InputError: the dictionary takes other rows, or there are fewer images than captured examples.
+        InputError: the dictionary takes other rows or gives negative codes, or there are fewer images than examples.
     """
     analysis = analysis or Analysis()
     if dictionary.d_in != activations.d_in:
@@ -77,14 +77,14 @@ def analyze(
         "images": reader.id if reader else "",
     }
     identity = Identity(kind=KIND, config=analysis, inputs=inputs, seed=seed)
-    temporary = tempfile.TemporaryDirectory(prefix="unweave-") if out is None else None
-    folder = Path(temporary.name) / "atlas" if temporary is not None else Path(str(out))
+    scratch = Scratch() if out is None else None
+    folder = scratch.path / "atlas" if scratch is not None else Path(str(out))
     if not existing(folder, identity, overwrite=overwrite):
         with writing(folder, identity, overwrite=overwrite) as draft:
             codes, sums = encode_store(dictionary, activations)
             _write(draft, codes, sums, activations, analysis, reader, seed)
             draft.details.update(dictionary=repr(dictionary), d_sae=dictionary.d_sae, hook_name=activations.hook_name)
-    return Atlas(folder, temporary)
+    return Atlas(folder, scratch)
 
 
 @torch.no_grad()
@@ -96,6 +96,11 @@ def encode_store(dictionary: Dictionary, activations: Activations) -> tuple[Code
     with progress("Encoding", total=activations.n, unit="rows") as bar:
         for rows in activations.blocks(chunk):
             codes = dictionary.encode(rows.to(dictionary.device))
+            if bool((codes < 0).any()):
+                raise InputError(
+                    f"{dictionary} gives negative codes, but an atlas needs one-sided latents; split each into its "
+                    "positive and its negative part"
+                )
             sums.add(rows, dictionary.decode(codes))
             parts.append(Codes.from_dense(codes))
             bar.advance(len(rows))

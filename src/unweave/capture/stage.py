@@ -1,6 +1,5 @@
 """The stage: run a network over examples and write what its hook points give."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from unweave.core.progress import progress
 from unweave.models.hooks import HookPoints, Side, resolve
 from unweave.store.activations import DTYPES, KIND, Activations, ActivationWriter, RowBlock
 from unweave.store.artifact import MANIFEST, Draft, Identity, existing, writing
+from unweave.store.scratch import Scratch
 
 Precision = Literal["float32", "float16", "bfloat16"]
 
@@ -139,13 +139,13 @@ def capture(
     if isinstance(at, str) and len(names) > 1:
         raise InputError(f"{at!r} stands for {len(names)} modules; give a list, at=[{at!r}], to capture them all")
     stream = ExampleStream(examples, labels, batch_size, list(class_names) if class_names is not None else None)
-    temporary = tempfile.TemporaryDirectory(prefix="unweave-") if out is None else None
-    root = Path(temporary.name) / "activations" if temporary is not None else Path(str(out))
+    scratch = Scratch() if out is None else None
+    root = scratch.path / "activations" if scratch is not None else Path(str(out))
     folders = {name: root if isinstance(at, str) else root / (name or "(model)") for name in names}
     _capture(model, stream, config, folders, shard_bytes, overwrite)
     stores = {name: Activations(folder) for name, folder in folders.items()}
-    if temporary is not None:
-        stores = {name: store.keep(temporary) for name, store in stores.items()}
+    if scratch is not None:
+        stores = {name: store.keep(scratch) for name, store in stores.items()}
     return stores[names[0]] if isinstance(at, str) else stores
 
 

@@ -1,6 +1,8 @@
 """Fingerprints of data: tensors, modules and files."""
 
+import contextlib
 import hashlib
+import inspect
 import zlib
 from pathlib import Path
 
@@ -18,8 +20,15 @@ def hash_tensor(*tensors: Tensor) -> str:
 
 
 def hash_module(module: nn.Module) -> str:
-    """16 hexadecimal digits of a module's structure and of every parameter and buffer."""
+    """16 hexadecimal digits of a module's structure, of every parameter and buffer, and of the user's own classes.
+
+    The source of a class outside torch and Unweave counts, where it can be found, so that a changed `forward` is seen.
+    """
     digest = hashlib.blake2b(str(module).encode(), digest_size=8)
+    for cls in sorted({type(part) for part in module.modules()}, key=lambda cls: cls.__qualname__):
+        if cls.__module__.split(".")[0] not in {"torch", "unweave"}:
+            with contextlib.suppress(OSError, TypeError):
+                digest.update(inspect.getsource(cls).encode())
     values = {**module.state_dict(), **dict(module.named_buffers())}  # the second has those that are not saved
     for name, value in values.items():
         digest.update(name.encode())

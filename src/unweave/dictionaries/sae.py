@@ -25,8 +25,8 @@ class SAEConfig(DictionaryConfig):
     b_dec: Literal["mean", "zero"] = "mean"
     "start of the decoder's bias: the mean of the rows, or zero"
     init: Literal["tied", "kaiming", "torch"] = "tied"
-    "start of the weights: random unit decoder rows with the encoder their transpose; or both uniform, within √(6/fan_in) \
-(kaiming: He et al., 2015) or 1/√fan_in (torch: what its Linear does)"
+    "start of the weights: random unit decoder rows with the encoder their transpose; or both uniform, within \
+√(6/fan_in) (kaiming: He et al., 2015) or 1/√fan_in (torch: as its Linear); biases start at zero"
     decoder_norm: Literal["unit", "free", "across"] = "unit"
     "length of decoder rows: kept at 1 (gradients along them removed, rows renormalised after each step); free; or as \
 some published code does by a slip of the axis: columns start at length 1 and keep it in their gradients, rows are free"

@@ -49,7 +49,7 @@ class LatentCard:
         text = f"fires on {100 * self.numbers['rate']:.3g} % of rows"
         if self.class_names is not None and self.numbers["count"]:
             name = self.class_names[self.numbers["top_class"]]
-            text += f", {100 * self.numbers['top_class_share']:.0f} % of them {name}"
+            text += f"; {100 * self.numbers['top_class_share']:.0f} % of its examples: {name}"
             text += f", {self.numbers['mutual_information']:.3f} bits"
         return text
 

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from unweave.core.config import from_json
 from unweave.core.errors import InputError, StoreError
+from unweave.core.hashing import hash_module
 from unweave.core.progress import progress
 from unweave.core.runtime import Runtime
 from unweave.core.seeds import torch_generator
@@ -52,14 +53,14 @@ class Fit:
     learning_rate: float = 1e-3
     "step size"
     epochs: int = 5
-    "passes over the images"
+    "passes over the images; 0 takes the network as it is"
     batch_size: int = 64
     "images a step"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if (value := getattr(self, name)) < 1:
-                raise InputError(f"{name} must be at least 1, got {value}")
+        if self.epochs < 0 or self.batch_size < 1:
+            what = f"got {self.epochs} and {self.batch_size}"
+            raise InputError(f"epochs must not be negative and batch_size must be at least 1, {what}")
         if not self.learning_rate > 0:
             raise InputError(f"learning_rate must be above 0, got {self.learning_rate}")
 
@@ -70,8 +71,8 @@ class TrainedModel:
 
     Attributes:
         module: the network, in evaluation mode; images in [0, 1] in, logits out.
-        curves: `step`, `epoch`, `train_loss` (mean since the row before) and, on the last row of each epoch,
-            `test_accuracy` and `test_loss` (NaN elsewhere).
+        curves: `step`, `epoch`, `train_loss` (mean since the row before) and, before training and on the last
+            row of each epoch, `test_accuracy` and `test_loss` (NaN elsewhere).
         id: fingerprint of how it was made.
     """
 
@@ -100,17 +101,16 @@ def train_classifier(
     Raises:
         InputError: `out` holds something else.
     """
-    identity = Identity(
-        kind=KIND, config={"model": config, "fit": fit}, inputs={"train": train.id, "test": test.id}, seed=seed
-    )
     device = (runtime or Runtime()).torch_device()
+    classes = len(train.class_names)
+    module = config.build(train.shape, classes, torch_generator(seed, "model"))
+    inputs = {"train": train.id, "test": test.id, "start": hash_module(module)}
+    identity = Identity(kind=KIND, config={"model": config, "fit": fit}, inputs=inputs, seed=seed)
     if existing(out, identity):
         found = load_model(out)
         found.module.to(device)
         return found
-    classes = len(train.class_names)
-    module = config.build(train.shape, classes, torch_generator(seed, "model")).to(device)
-    curves = _fit(module, fit, train, test, seed)
+    curves = _fit(module.to(device), fit, train, test, seed)
     with writing(out, identity) as draft:
         save_tensors(draft.folder / _WEIGHTS, {name: tensor.clone() for name, tensor in module.state_dict().items()})
         save_table(draft.folder / _CURVES, curves)
@@ -145,6 +145,14 @@ def _fit(module: nn.Module, fit: Fit, train: LabelledImages, test: LabelledImage
     }
     device = next(module.parameters()).device
     total, since, step = torch.zeros((), device=device), 0, 0
+
+    def log(epoch: float, *, measure: bool) -> None:
+        accuracy, test_loss = evaluate(module, test) if measure else (float("nan"), float("nan"))
+        row = (step, epoch, float(total) / since if since else float("nan"), accuracy, test_loss)
+        for name, value in zip(curves, row, strict=True):
+            curves[name].append(float(value))
+
+    log(0.0, measure=True)
     with progress("Training the model", total=per_epoch * fit.epochs, unit="steps") as bar:
         for epoch in range(fit.epochs):
             module.train()
@@ -156,10 +164,7 @@ def _fit(module: nn.Module, fit: Fit, train: LabelledImages, test: LabelledImage
                 total, since, step = total + loss.detach(), since + 1, step + 1
                 ends = step % per_epoch == 0
                 if ends or since >= every:
-                    accuracy, test_loss = evaluate(module, test) if ends else (float("nan"), float("nan"))
-                    row = (step, step / per_epoch, float(total) / since, accuracy, test_loss)
-                    for name, value in zip(curves, row, strict=True):
-                        curves[name].append(float(value))
+                    log(step / per_epoch, measure=ends)
                     bar.advance(since, loss=float(total) / since)
                     total, since = torch.zeros((), device=device), 0
     optimizer.zero_grad()  # the last step's gradients are no part of the model

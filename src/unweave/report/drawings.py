@@ -37,9 +37,10 @@ def draw_all(contents: Contents, folder: Path) -> list[Drawing]:
     folder.mkdir(parents=True, exist_ok=True)
     drawings = []
     for name, caption, figure in figures:
-        figure.savefig(folder / f"{name}.png")
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        with style.house_style():
+            figure.savefig(folder / f"{name}.png")
+            figure.savefig(buffer, format="svg", metadata={"Date": None})
         (folder / f"{name}.svg").write_text(buffer.getvalue())
         drawings.append(Drawing(name, caption, inline(buffer.getvalue())))
     return drawings

@@ -7,7 +7,6 @@ exact mean and variance of all rows. Shards are mapped into memory, so a store m
 
 import bisect
 import itertools
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from unweave.core.errors import InputError, StoreError
 from unweave.store.artifact import MANIFEST, Manifest, read_manifest
 from unweave.store.files import load_tensors, save_tensors
 from unweave.store.rows import Moments, MomentSums, WindowedOrder
+from unweave.store.scratch import Scratch
 
 KIND = "activations"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -126,7 +126,7 @@ class Activations:
         self._starts = [0, *itertools.accumulate(shards)]
         self._shards = [self._map(index, rows) for index, rows in enumerate(shards)]
         self._whole: Tensor | None = None
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch: Scratch | None = None
 
     def _map(self, index: int, rows: int) -> dict[str, Tensor]:
         path = self.folder / shard_name(index)
@@ -137,9 +137,9 @@ class Activations:
             raise StoreError(f"{path} holds activations {shape}, its manifest says {[rows, self._d_in]} {self.dtype}")
         return tensors
 
-    def keep(self, temporary: "tempfile.TemporaryDirectory[str]") -> "Activations":
+    def keep(self, scratch: Scratch) -> "Activations":
         """Tie a temporary folder's life to this object."""
-        self._temporary = temporary
+        self._scratch = scratch
         return self
 
     @property

@@ -7,6 +7,7 @@ fingerprint of kind, schema, configuration, seed and inputs: a stage that finds 
 
 import glob
 import json
+import math
 import os
 import platform
 import shutil
@@ -252,14 +253,22 @@ def _check_files(folder: Path, manifest: Manifest, *, verify: bool) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON so that the file is whole or absent, and on the disk when this returns."""
-    text = json.dumps(data, indent=1) + "\n"  # first: what is no JSON leaves nothing behind
+    """Write JSON so that the file is whole or absent, and on the disk when this returns; NaN and Inf become null."""
+    text = json.dumps(_finite(data), indent=1, allow_nan=False) + "\n"  # first: what is no JSON leaves nothing behind
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def read_json(path: Path) -> Any:

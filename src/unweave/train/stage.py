@@ -58,8 +58,12 @@ def train(
     source, stream = _source(rows)
     inputs = {"activations" if stream is None else "first batches": source.id}
     identity = dictionary_identity(dictionary, source.d_in, inputs, training=training, seed=seed)
-    present = out is not None and existing(Path(out), identity, overwrite=overwrite)
-    if out is not None and present and stream is None:
+    if out is not None and existing(Path(out), identity, overwrite=overwrite):
+        if stream is not None:
+            raise InputError(
+                f"{out} is there already, and what a stream of batches will give cannot be compared with it; choose "
+                "another folder or overwrite it"
+            )
         Checkpoint(Path(out), identity.id).remove()  # where the run was killed after its last step
         return load(out)
     started = time.monotonic()
@@ -73,7 +77,7 @@ def train(
             _run(built, batches, training, checkpoint, runtime.checkpoint_seconds)
     trained = built.to_inference()
     if out is not None:
-        with writing(Path(out), identity, overwrite=overwrite or present) as draft:
+        with writing(Path(out), identity, overwrite=overwrite) as draft:
             trained.write(draft)
             draft.details["train_seconds"] = round(time.monotonic() - started, 3)
         Checkpoint(Path(out), identity.id).remove()
