@@ -16,6 +16,8 @@ from unweave.datasets import image_folder
 from unweave.datasets.base import DatasetConfig, MemoryImages
 from unweave.datasets.image_folder import FolderImages, ImageFolder
 
+BROKEN_IN_BOTH = 0.6  # at this share the split deals broken files of `damaged` to train and to test
+
 
 def grey(path, value, size=(6, 5)):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +127,7 @@ def test_links_are_followed_but_not_in_circles(root, tmp_path):
 
 @pytest.fixture
 def damaged(root):
-    """Three broken cats and one broken dog; some of each split."""
+    """Three broken cats and one broken dog; some in each split at BROKEN_IN_BOTH."""
     for number in range(3):
         (root / "cat" / f"broken{number}.jpg").write_bytes(b"no image")
     (root / "dog" / "nowhere.png").symlink_to(root / "missing.png")
@@ -136,7 +138,7 @@ def test_broken_files_are_an_error_that_counts_and_names_them(damaged, where):
     seen = []
     for split in ("train", "test"):
         with pytest.raises(InputError, match=r"images? of \d+ in .* broken: .*--data\.on-broken skip") as caught:
-            ImageFolder(size=4, test_share=0.4).load(split, damaged)
+            ImageFolder(size=4, test_share=BROKEN_IN_BOTH).load(split, damaged)
         named = [name for name in (*(f"broken{n}.jpg" for n in range(3)), "nowhere.png") if name in str(caught.value)]
         assert str(caught.value).startswith(f"{len(named)} image")
         seen += named
@@ -153,7 +155,7 @@ def test_the_error_names_the_first_ten(root):
 
 
 def test_skip_leaves_broken_files_out_with_a_warning_that_names_them(damaged, where):
-    config = ImageFolder(size=4, test_share=0.4, on_broken="skip")
+    config = ImageFolder(size=4, test_share=BROKEN_IN_BOTH, on_broken="skip")
     left, messages = 0, ""
     for split in ("train", "test"):
         with pytest.warns(UserWarning, match="broken and left out") as caught:

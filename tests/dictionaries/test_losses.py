@@ -12,7 +12,7 @@ from unweave.core.errors import InputError
 from unweave.dictionaries.base import Step
 from unweave.dictionaries.relu import ReLU
 from unweave.dictionaries.relu_kl import ReLUKL
-from unweave.dictionaries.sae import SAE, SAEConfig
+from unweave.dictionaries.sae import SAE, Forward, SAEConfig
 from unweave.dictionaries.topk import TopK, keep_largest
 
 B, D, S = 7, 5, 9
@@ -136,7 +136,7 @@ def test_gradients_are_the_slopes_of_the_loss(case: str) -> None:
 def _kl_of(config: ReLUKL, codes: list[list[float]]) -> tuple[float, Tensor]:
     sae = replace(config, d_sae=len(codes[0])).build(1).double()
     f = torch.tensor(codes, dtype=torch.float64, requires_grad=True)
-    (value,) = sae.penalties(f, f, torch.zeros(len(codes), 1), Step(0)).values()
+    (value,) = sae.penalties(Forward(f, f, torch.zeros(len(codes), 1)), Step(0)).values()
     value.backward()
     return float(value.detach()), f.grad
 
@@ -166,7 +166,7 @@ def test_the_clamped_divergence_by_hand() -> None:
 def test_the_divergence_is_finite_at_both_ends(squash: bool, value: float) -> None:
     sae = ReLUKL(d_sae=2, squash=squash).build(1)
     codes = torch.full((3, 2), value)
-    assert torch.isfinite(sae.penalties(codes, codes, torch.zeros(3, 1), Step(0))["kl"])
+    assert torch.isfinite(sae.penalties(Forward(codes, codes, torch.zeros(3, 1)), Step(0))["kl"])
 
 
 def test_the_largest_positive_entries_are_kept() -> None:
@@ -181,7 +181,7 @@ def test_so_many_dead_latents_are_revived(aux_k: int | None, active: int) -> Non
     sae = _sae(TopK(d_sae=S, k=1, aux=1.0, aux_k=aux_k))
     sae.b_enc.data += 100  # every latent is positive
     pre = sae.pre_activations(_batch()[:1])
-    sae.penalties(pre, pre, torch.zeros(1, D, dtype=torch.float64), Step(0, 10, DEAD))["aux"].backward()
+    sae.penalties(Forward(pre, pre, torch.zeros(1, D, dtype=torch.float64)), Step(0, 10, DEAD))["aux"].backward()
     pulled = (sae.W_dec.grad != 0).any(1)
     assert int(pulled.sum()) == active
     assert not pulled[~DEAD].any()

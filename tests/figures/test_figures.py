@@ -151,7 +151,7 @@ def card(**change) -> LatentCard:
 @pytest.mark.parametrize(
     ("change", "shown"),
     [
-        ({}, "75 % of them one"),
+        ({}, "one is 75 % of its examples · 0.500 bits"),
         ({"images": None}, "no images"),
         ({"images": np.zeros((0, 1, 8, 8), np.uint8)}, "never fires"),
         ({"images": np.zeros((1, 3, 5, 9), np.uint8)}, "Latent 7"),
@@ -182,13 +182,15 @@ def test_class_shares_by_hand():
 def test_a_contact_sheet_pixel_for_pixel(channels):
     images = RNG.integers(0, 255, (3, channels, 2, 4), dtype=np.uint8)
     sheet = contact_sheet(images, 2, gap=1)
-    assert sheet.shape == (5, 9, 3)
-    assert np.array_equal(sheet[:2, :4], np.broadcast_to(np.moveaxis(images[0], 0, -1), (2, 4, 3)))
-    assert np.array_equal(sheet[:2, 5:], np.broadcast_to(np.moveaxis(images[1], 0, -1), (2, 4, 3)))
-    assert np.array_equal(sheet[3:, :4], np.broadcast_to(np.moveaxis(images[2], 0, -1), (2, 4, 3)))
-    assert (sheet[2] == 255).all()
-    assert (sheet[:, 4] == 255).all()
-    assert (sheet[3:, 5:] == 255).all()
+    assert sheet.shape == (5, 9, 4)
+    for index, (top, left) in enumerate([(0, 0), (0, 5), (3, 0)]):
+        pixels = np.broadcast_to(np.moveaxis(images[index], 0, -1), (2, 4, 3))
+        assert np.array_equal(sheet[top : top + 2, left : left + 4, :3], pixels)
+        assert (sheet[top : top + 2, left : left + 4, 3] == 255).all()
+    assert not sheet[2, :, 3].any()
+    assert not sheet[:, 4, 3].any()
+    assert not sheet[3:, 5:, 3].any()
+    assert (sheet[sheet[..., 3] == 0] == [255, 255, 255, 0]).all()
 
 
 def test_the_users_settings_neither_change_the_look_nor_are_changed():

@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from unweave.core.errors import InputError, StoreError
 from unweave.core.hashing import hash_module
+from unweave.core.seeds import torch_generator
 from unweave.datasets.base import MemoryImages
 from unweave.datasets.digits import Digits
 from unweave.models.classifier import Fit, evaluate, load_model, train_classifier
@@ -36,9 +37,11 @@ def test_digits_are_learned_and_every_epoch_is_measured(tmp_path):
     curves = model.curves
     per_epoch = -(-len(train) // 64)
     measured = [i for i, value in enumerate(curves["test_accuracy"]) if not math.isnan(value)]
-    assert [curves["epoch"][i] for i in measured] == [1, 2, 3, 4, 5]
-    assert [curves["step"][i] for i in measured] == [per_epoch * e for e in range(1, 6)]
-    assert curves["train_loss"][-1] < 0.3 * curves["train_loss"][0]
+    assert [curves["epoch"][i] for i in measured] == [0, 1, 2, 3, 4, 5]
+    assert [curves["step"][i] for i in measured] == [per_epoch * e for e in range(6)]
+    assert math.isnan(curves["train_loss"][0])
+    assert curves["train_loss"][-1] < 0.3 * curves["train_loss"][1]
+    assert curves["test_accuracy"][0] < 0.4
     assert (model.test_accuracy, curves["test_loss"][-1]) == pytest.approx(evaluate(model.module, test))
     assert all(len(column) == len(curves["step"]) for column in curves.values())
 
@@ -54,7 +57,8 @@ def test_one_step_by_hand(tmp_path, optimizer):
         seed=3, out=tmp_path / "start",
     )  # fmt: skip
     expected = start.module
-    assert start.curves["train_loss"] == pytest.approx(trained.curves["train_loss"], rel=1e-6)
+    assert start.curves["train_loss"] == pytest.approx(trained.curves["train_loss"], rel=1e-6, nan_ok=True)
+    assert start.curves["test_loss"][0] == pytest.approx(trained.curves["train_loss"][1], rel=1e-6)
     step = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer](expected.parameters(), lr=0.1)
     cross_entropy(expected(images.pixels(torch.arange(8)).float() / 255), images.labels).backward()
     step.step()
@@ -106,10 +110,20 @@ def test_damaged_and_missing_weights_are_named(tmp_path):
         load_model(out)
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}])
+@pytest.mark.parametrize("wrong", [{"epochs": -1}, {"batch_size": 0}, {"learning_rate": 0.0}])
 def test_settings_that_cannot_train_are_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         Fit(**wrong)
+
+
+def test_no_epoch_takes_the_network_as_it_is(tmp_path):
+    images = blobs()
+    model = train_classifier(MLP(widths=(4,)), Fit(epochs=0), images, images, seed=3, out=tmp_path / "m")
+    untrained = MLP(widths=(4,)).build(images.shape, 2, torch_generator(3, "model"))
+    assert hash_module(model.module) == hash_module(untrained) == hash_module(load_model(tmp_path / "m").module)
+    assert model.curves["epoch"] == model.curves["step"] == [0.0]
+    accuracy, loss = evaluate(untrained, images)
+    assert (model.test_accuracy, model.curves["test_loss"][0]) == pytest.approx((accuracy, loss))
 
 
 def test_evaluate_by_hand_and_whatever_the_batches():

@@ -13,6 +13,7 @@ from unweave.store.activations import DTYPES, KIND, Activations, ActivationWrite
 from unweave.store.artifact import MANIFEST, Identity, writing
 from unweave.store.files import load_tensors, save_tensors
 from unweave.store.rows import RowSource, TensorRows
+from unweave.store.scratch import Scratch
 
 
 def _block(start: int, n: int, d_in: int, *, labels: bool = True) -> RowBlock:
@@ -187,11 +188,11 @@ def test_memory_of_the_writer_stays_below_two_shards(tmp_path: Path) -> None:
     assert writer.close()["shards"] == [10] * 10 + [2]
 
 
-def test_a_temporary_store_lives_as_long_as_its_object(tmp_path: Path) -> None:
-    temporary = tempfile.TemporaryDirectory(dir=tmp_path)
-    folder = Path(temporary.name)
-    store = _store(folder / "s", [3]).keep(temporary)
-    del temporary
+def test_a_temporary_store_lives_as_long_as_its_object() -> None:
+    scratch = Scratch()
+    folder = scratch.path
+    store = _store(folder / "s", [3]).keep(scratch)
+    del scratch
     assert store.rows(0, 3)[:, 0].tolist() == [0, 1, 2]
     del store
     assert not folder.exists()

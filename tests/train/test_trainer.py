@@ -6,7 +6,7 @@ from torch import Tensor
 
 from unweave.dictionaries.base import Step
 from unweave.dictionaries.relu import ReLU
-from unweave.dictionaries.sae import SAE
+from unweave.dictionaries.sae import SAE, Forward
 from unweave.dictionaries.topk import TopK
 from unweave.store.rows import TensorRows
 from unweave.train import Training, train
@@ -19,7 +19,14 @@ def _trainer(
     if sae is None:
         sae = TopK(d_sae=16, k=3).build(8)
         sae.prepare(TensorRows(rows), torch.Generator().manual_seed(0))
-    return Trainer(sae, Training(**options), total=total, steps_per_epoch=5, scale=scale)
+    return Trainer(
+        sae,
+        Training(**options),
+        total=total,
+        steps_per_epoch=5,
+        scale=scale,
+        variance=TensorRows(rows).moments().variance,
+    )
 
 
 def test_one_step_is_one_step_of_adam(rows: Tensor) -> None:
@@ -82,7 +89,7 @@ class _Scripted(SAE):
         active = torch.tensor([float(j in self.script[len(self.dead_seen)]) for j in range(3)])
         return pre * 0 + active
 
-    def penalties(self, pre: Tensor, codes: Tensor, residual: Tensor, step: Step) -> Mapping[str, Tensor]:
+    def penalties(self, forward: Forward, step: Step) -> Mapping[str, Tensor]:
         assert step.dead is not None
         self.dead_seen.append(step.dead.nonzero().flatten().tolist())
         return {}
@@ -101,9 +108,9 @@ def test_a_latent_is_dead_after_a_window_without_firing() -> None:
 def test_the_history_says_what_was_seen(rows: Tensor) -> None:
     trainer = _trainer(rows, total=4, learning_rate=1e-9, dead_window=1.0)
     sae, expected = trainer.dictionary, []
+    spread = 10 * TensorRows(rows).moments().variance
     for batch in rows[:40].split(10):
         losses = sae.loss(batch, Step(0))
-        spread = (batch - batch.mean(0)).square().sum()
         l0 = (sae.encode(batch) != 0).sum() / 10
         expected.append([float(losses.total.detach()), float(l0), float(1 - losses.residual.square().sum() / spread)])
         trainer.train_batch(batch)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from unweave.analyze import Analysis, analyze
 from unweave.capture import Capture, capture
-from unweave.cli.parsing import component, parse, taken
+from unweave.cli.parsing import component, parse, taken, unfilled
 from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
 from unweave.core.seeds import torch_generator
@@ -20,6 +20,7 @@ from unweave.datasets.digits import Digits
 from unweave.dictionaries.base import DictionaryConfig, load
 from unweave.dictionaries.topk import TopK
 from unweave.models.base import ModelConfig
+from unweave.models.hooks import resolve
 from unweave.models.mlp import MLP
 from unweave.recipes.base import RECIPES, execute
 from unweave.report import build_report
@@ -28,7 +29,7 @@ from unweave.train import Training, train
 
 C = TypeVar("C")
 Flat = tyro.conf.arg(name="")
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,24 +110,24 @@ class CaptureArguments:
 
 def capture_command(given: list[str], program: str) -> None:
     """Capture a network's hidden activations of a data set into a store."""
-    capture_default = Capture(at=tyro.MISSING)
-    default = CaptureArguments(capture=capture_default, out=tyro.MISSING)
+    default = unfilled(CaptureArguments, capture=unfilled(Capture))
     read = parse(CaptureArguments, default, given, program=program, description=_text(capture_command))
     read.runtime.apply()
     images = read.data.load(read.split, read.data_dir)
     model = read.model.build(images.shape, len(images.class_names), torch_generator(read.seed, "model"))
     model.to(read.runtime.torch_device())
     options = {name: getattr(read.capture, name) for name in ("rows", "side", "dtype", "mean", "std")}
-    stores = capture(
+    names = resolve(model, read.capture.at)
+    captured = capture(
         model,
         images,
-        at=read.capture.at,
+        at=names[0] if len(names) == 1 else names,
         out=read.out,
         batch_size=read.batch_size,
         overwrite=read.overwrite,
         **options,
     )
-    for store in stores.values():
+    for store in captured.values() if isinstance(captured, dict) else [captured]:
         console.print(f"{store.n:,} rows of width {store.d_in} from {store.hook_name}: {store.folder}")
 
 
@@ -150,7 +151,7 @@ class TrainArguments:
 
 def train_command(given: list[str], program: str) -> None:
     """Train a dictionary on a store of activations; a killed training goes on where it was."""
-    default = TrainArguments(activations=tyro.MISSING, out=tyro.MISSING)
+    default = unfilled(TrainArguments)
     read = parse(TrainArguments, default, given, program=program, description=_text(train_command))
     read.runtime.apply()
     dictionary = train(
@@ -192,8 +193,10 @@ def analyze_command(given: list[str], program: str) -> None:
     """Say what each latent of a dictionary stands for, as an atlas."""
     named = taken(given, "--data")
     data = None if named is None else cast("DatasetConfig", component(DatasetConfig, named))
-    default = AnalyzeArguments(dictionary=tyro.MISSING, activations=tyro.MISSING, out=tyro.MISSING, data=data)
-    read = parse(AnalyzeArguments, default, given, program=program, description=_text(analyze_command))
+    default = unfilled(AnalyzeArguments, data=data)
+    known = ", ".join(DatasetConfig.registry.members())
+    offer = "" if data else f"\n\n--data NAME shows the strongest examples as images: {known}."
+    read = parse(AnalyzeArguments, default, given, program=program, description=_text(analyze_command) + offer)
     atlas = analyze(
         load(read.dictionary),
         Activations(read.activations),
@@ -218,7 +221,7 @@ class ReportArguments:
 
 def report_command(given: list[str], program: str) -> None:
     """Make the page and the figures of a run, or of one artifact, again."""
-    default = ReportArguments(folder=tyro.MISSING)
+    default = unfilled(ReportArguments)
     read = parse(ReportArguments, default, given, program=program, description=_text(report_command))
     console.print(f"Report: {build_report(read.folder).resolve()}")
 

@@ -1,5 +1,6 @@
 """Entry point: finds the command, and turns errors into one line and an exit code."""
 
+import io
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -20,9 +21,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a pipe may know fewer letters than formulas use
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         _dispatch(given)
+    except SystemExit as end:  # help was asked for
+        return int(end.code or 0)
     except InputError as error:
         if debug:
             raise

@@ -56,16 +56,19 @@ def parse(form: Any, default: T, arguments: Sequence[str], *, program: str, desc
 
 
 def _one_line(box: str) -> str:
-    """The message of tyro's error box."""
+    """The message of tyro's error box, which has no frame where the terminal has no letters for one."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [line.strip(" │╭╮╰╯─|") for line in plain.splitlines()]
+    lines = [line.strip(" │╭╮╰╯─") for line in plain.splitlines()]
     kept: list[str] = []
     for line in lines[1:]:
-        if re.fullmatch(r"[─-]*", line) and kept:
-            break
-        if line:
+        if re.fullmatch(r"-*", line):
+            if kept:
+                break
+        else:
             kept.append(line)
-    return " ".join(kept) or "the command line cannot be read"
+    similar = re.findall(r"(?:Perhaps you meant|Arguments similar to [^\n]*):[ │]*\n[ │]*(--[\w.-]+)", plain)
+    meant = f"; did you mean {' or '.join(similar)}?" if similar else ""
+    return (" ".join(kept) or "the command line cannot be read") + meant
 
 
 def _components(config: Any) -> dict[str, type[Component]]:
@@ -94,13 +97,24 @@ def component(family: type[Component], name: str) -> Component:
             return Trained(folder=Path(name))
         known = did_you_mean(name, family.registry.members())
         raise InputError(f"there is no {family.registry.family} {name!r}, and no folder of that name: {known}")
-    kind: Any = family.registry[name]
-    missing = {
-        f.name: tyro.MISSING
-        for f in dataclasses.fields(kind)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
-    return typing.cast("Component", kind(**missing))
+    return unfilled(family.registry[name])
+
+
+def unfilled(kind: type[T], /, **values: Any) -> T:
+    """A configuration with `tyro.MISSING` in fields that have no default and are not given.
+
+    It is not made by `__init__`, which would find those values wrong: the command line has yet to fill them.
+    """
+    made: T = object.__new__(kind)
+    for field in dataclasses.fields(typing.cast("Any", kind)):
+        if field.name in values:
+            value = values[field.name]
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        else:
+            value = tyro.MISSING if field.default is dataclasses.MISSING else field.default
+        object.__setattr__(made, field.name, value)
+    return made
 
 
 def _replaced(config: Any, name: str, new: Component) -> Any:
@@ -108,11 +122,11 @@ def _replaced(config: Any, name: str, new: Component) -> Any:
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         if item.name == name:
-            return dataclasses.replace(config, **{name: _carried_over(value, new)})
+            return _with(config, **{name: _carried_over(value, new)})
         if dataclasses.is_dataclass(value) and not isinstance(value, (type, Component)):
             inner = _replaced(value, name, new)
             if inner is not value:
-                return dataclasses.replace(config, **{item.name: inner})
+                return _with(config, **{item.name: inner})
     return config
 
 
@@ -120,7 +134,13 @@ def _carried_over(old: Any, new: Any) -> Any:
     if not dataclasses.is_dataclass(old) or type(old) is type(new):
         return new
     shared = {f.name for f in dataclasses.fields(old)} & {f.name for f in dataclasses.fields(new)}
-    return dataclasses.replace(new, **{name: getattr(old, name) for name in shared})
+    return _with(new, **{name: getattr(old, name) for name in shared})
+
+
+def _with(config: Any, /, **changes: Any) -> Any:
+    """A copy with other values, which are checked only when the command line has filled it."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return unfilled(type(config), **values | changes)
 
 
 def _choices(config: Any) -> str:

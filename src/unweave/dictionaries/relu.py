@@ -11,7 +11,7 @@ from torch import Tensor
 from unweave.core.errors import InputError
 from unweave.core.registry import register
 from unweave.dictionaries.base import Step
-from unweave.dictionaries.sae import SAE, SAEConfig
+from unweave.dictionaries.sae import SAE, Forward, SAEConfig
 
 
 @register("relu")
@@ -47,13 +47,7 @@ class ReLUSAE(SAE):
         """The positive part."""
         return torch.relu(pre)
 
-    def penalties(
-        self,
-        pre: Float[Tensor, "b d_sae"],
-        codes: Float[Tensor, "b d_sae"],
-        residual: Float[Tensor, "b d_in"],
-        step: Step,
-    ) -> Mapping[str, Float[Tensor, ""]]:
+    def penalties(self, forward: Forward, step: Step) -> Mapping[str, Float[Tensor, ""]]:
         """The L1 norm of the codes, which are not negative."""
-        rows = len(codes) if self.config.l1_reduction == "mean" else 1
-        return {"l1": codes.sum() * (self.config.l1 / rows)}
+        rows = len(forward.codes) if self.config.l1_reduction == "mean" else 1
+        return {"l1": forward.codes.sum() * (self.config.l1 / rows)}

@@ -10,7 +10,7 @@ from torch import Tensor
 from unweave.core.errors import InputError
 from unweave.core.registry import register
 from unweave.dictionaries.base import Step
-from unweave.dictionaries.sae import SAE, SAEConfig
+from unweave.dictionaries.sae import SAE, Forward, SAEConfig
 
 
 @register("relu-kl")
@@ -57,16 +57,10 @@ class ReLUKLSAE(SAE):
         """The positive part."""
         return torch.relu(pre)
 
-    def penalties(
-        self,
-        pre: Float[Tensor, "b d_sae"],
-        codes: Float[Tensor, "b d_sae"],
-        residual: Float[Tensor, "b d_in"],
-        step: Step,
-    ) -> Mapping[str, Float[Tensor, ""]]:
+    def penalties(self, forward: Forward, step: Step) -> Mapping[str, Float[Tensor, ""]]:
         """The divergence between target and mean activity, summed over latents."""
         rho, epsilon = self.config.rho, self.config.epsilon
-        activity = codes / (1 + codes) if self.config.squash else codes
+        activity = forward.codes / (1 + forward.codes) if self.config.squash else forward.codes
         mean = activity.mean(0).clamp(epsilon, 1 - epsilon)
         divergence = rho * torch.log(rho / mean) + (1 - rho) * torch.log((1 - rho) / (1 - mean))
         return {"kl": self.config.kl * divergence.sum()}

@@ -34,6 +34,15 @@ some published code does by a slip of the axis: columns start at length 1 and ke
     "squared error of a row: summed over its d_in entries, or averaged; always the mean over the batch"
 
 
+@dataclass(frozen=True, eq=False)
+class Forward:
+    """What a batch gave on its way through: pre-activations, codes and what the reconstruction missed."""
+
+    pre: Float[Tensor, "b d_sae"]
+    codes: Float[Tensor, "b d_sae"]
+    residual: Float[Tensor, "b d_in"]
+
+
 class SAE(Dictionary):
     """A sparse autoencoder: codes f = activation((x − b_dec) W_enc + b_enc), reconstruction x̂ = f W_dec + b_dec.
 
@@ -93,16 +102,10 @@ class SAE(Dictionary):
         residual = batch - self.decode(codes)
         squares = residual.square().sum(-1).mean()
         parts = {"reconstruction": squares if self.config.reconstruction == "sum" else squares / self.d_in}
-        parts.update(self.penalties(pre, codes, residual, step))
+        parts.update(self.penalties(Forward(pre, codes, residual), step))
         return Losses(parts, codes.detach(), residual.detach())
 
-    def penalties(
-        self,
-        pre: Float[Tensor, "b d_sae"],
-        codes: Float[Tensor, "b d_sae"],
-        residual: Float[Tensor, "b d_in"],
-        step: Step,
-    ) -> Mapping[str, Float[Tensor, ""]]:
+    def penalties(self, forward: Forward, step: Step) -> Mapping[str, Float[Tensor, ""]]:
         """Named terms that this kind adds to the reconstruction."""
         return {}
 

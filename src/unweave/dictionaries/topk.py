@@ -10,7 +10,7 @@ from torch import Tensor
 from unweave.core.errors import InputError
 from unweave.core.registry import register
 from unweave.dictionaries.base import Step
-from unweave.dictionaries.sae import SAE, SAEConfig
+from unweave.dictionaries.sae import SAE, Forward, SAEConfig
 
 
 @register("topk")
@@ -57,13 +57,7 @@ class TopKSAE(SAE):
         """The k largest positive entries, the rest zero."""
         return keep_largest(pre, self.config.k)
 
-    def penalties(
-        self,
-        pre: Float[Tensor, "b d_sae"],
-        codes: Float[Tensor, "b d_sae"],
-        residual: Float[Tensor, "b d_in"],
-        step: Step,
-    ) -> Mapping[str, Float[Tensor, ""]]:
+    def penalties(self, forward: Forward, step: Step) -> Mapping[str, Float[Tensor, ""]]:
         """The auxiliary loss, while there are dead latents."""
         if self.config.aux == 0 or step.dead is None:
             return {}
@@ -71,6 +65,6 @@ class TopKSAE(SAE):
         if not len(dead):
             return {}
         k = min(self.config.aux_k or max(1, self.d_in // 2), len(dead))
-        revived = keep_largest(pre[:, dead], k) @ self.W_dec[dead]
-        left_over = residual.detach()
+        revived = keep_largest(forward.pre[:, dead], k) @ self.W_dec[dead]
+        left_over = forward.residual.detach()
         return {"aux": self.config.aux * (left_over - revived).square().sum(-1).mean()}

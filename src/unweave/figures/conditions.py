@@ -11,7 +11,7 @@ from unweave.figures.style import ACCENT, CONDITIONS, FAINT, INK, QUIET, house_s
 
 
 def frequencies(rates: Mapping[str, Float[np.ndarray, " d_sae"]], *, rows: int, live_share: float) -> Figure:
-    """How often latents fire, as histograms over the logarithm of the rate; dead latents are counted in the corner.
+    """How often latents fire, as histograms over the logarithm of the rate; dead latents are counted above.
 
     Args:
         rates: share of rows on which each latent fires, by condition.
@@ -20,7 +20,7 @@ def frequencies(rates: Mapping[str, Float[np.ndarray, " d_sae"]], *, rows: int, 
     """
     with house_style():
         figure, axes = panels(len(rates), width=2.6, height=2.3)
-        low = np.log10(0.7 / rows)
+        low = np.log10(0.7 * min(1 / rows, live_share or 1))
         bins = np.linspace(low, 0, 36)
         for axis, (name, rate) in zip(axes, rates.items(), strict=True):
             fires = rate > 0
@@ -31,7 +31,7 @@ def frequencies(rates: Mapping[str, Float[np.ndarray, " d_sae"]], *, rows: int, 
             ticks = np.arange(np.ceil(low), 1)
             axis.set_xticks(ticks, [f"{100 * 10.0**t:g}%" for t in ticks.tolist()])
             dead = int((~fires).sum())
-            axis.text(0.03, 0.95, f"{dead} of {len(rate)} dead", transform=axis.transAxes, va="top", color=QUIET)
+            axis.set_title(f"{dead} of {len(rate)} dead", loc="right", weight="normal", size=8.5, color=QUIET)
         axes[0].set_ylabel("latents")
     return figure
 

@@ -135,6 +135,17 @@ def load_model(folder: Path) -> TrainedModel:
     return TrainedModel(module.eval(), load_table(folder / _CURVES).to_pydict(), manifest.id)
 
 
+def load_curves(folder: Path) -> dict[str, list[float]]:
+    """How the training of a model went, without building its network.
+
+    Raises:
+        StoreError: the folder is no model, or a file in it is missing or damaged.
+    """
+    read_manifest(folder, KIND, verify=True)
+    columns: dict[str, list[float]] = load_table(folder / _CURVES).to_pydict()
+    return columns
+
+
 def _fit(module: nn.Module, fit: Fit, train: LabelledImages, test: LabelledImages, seed: int) -> dict[str, list[float]]:
     make = torch.optim.Adam if fit.optimizer == "adam" else torch.optim.SGD
     optimizer = make(module.parameters(), lr=fit.learning_rate)

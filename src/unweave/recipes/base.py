@@ -120,19 +120,24 @@ def execute(
     runtime = runtime or Runtime()
     run = Run(out or default_folder(name, config, seed), seed, data_dir, runtime)
     description = {"recipe": name, "config": to_json(config), "seed": seed}
-    _claim(run.folder, description)
-    started = time.monotonic()
     facts = {"versions": library_versions(), "hardware": {**device_summary(), "device": str(runtime.torch_device())}}
-    write_json(run.folder / RUN, {**description, "status": "running", **facts})
+    before = _claim(run.folder, description)
+    started = time.monotonic()
+    if before.get("status") == "complete":  # it says how its numbers came about, not how they were read back
+        facts = {key: before[key] for key in (*facts, "wall_seconds")}
+    else:
+        write_json(run.folder / RUN, {**description, "status": "running", **facts})
     chosen.function(config, run)
     write_json(run.folder / METRICS, run.metrics)
     artifacts = {role: path.relative_to(run.folder).as_posix() for role, path in run.artifacts.items()}
     ended = {"wall_seconds": round(time.monotonic() - started, 2), "artifacts": artifacts, "findings": run.findings}
-    write_json(run.folder / RUN, {**description, "status": "complete", **facts, **ended})
+    write_json(run.folder / RUN, {**description, "status": "complete", **ended, **facts})
     return run
 
 
-def _claim(folder: Path, description: Mapping[str, Any]) -> None:
+def _claim(folder: Path, description: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Make the folder, and give what an earlier execution of the same run wrote about itself."""
+    found: dict[str, Any] = {}
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; a run needs a folder")
     if (folder / RUN).is_file():
@@ -141,4 +146,8 @@ def _claim(folder: Path, description: Mapping[str, Any]) -> None:
             raise InputError(f"{folder} holds another run (other recipe, settings or seed); choose another --out")
     elif folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty and holds no run; choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made: {error.strerror}") from None
+    return found

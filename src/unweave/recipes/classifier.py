@@ -4,15 +4,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
+
 from unweave.analyze import Analysis, Atlas, analyze
 from unweave.capture import capture
+from unweave.core.seeds import torch_generator
 from unweave.datasets.base import DatasetConfig, ImageDataset
 from unweave.dictionaries.base import Dictionary, DictionaryConfig
 from unweave.dictionaries.neurons import Neurons
 from unweave.dictionaries.pca import PCA
 from unweave.dictionaries.random_directions import RandomDirections
+from unweave.metrics.components import components_to_match
 from unweave.models.base import ModelConfig
 from unweave.models.classifier import Fit, train_classifier
+from unweave.models.hooks import resolve
 from unweave.recipes.base import Run
 from unweave.store.activations import Activations
 from unweave.train import Training, train
@@ -59,6 +64,8 @@ def study_classifier(config: ClassifierStudy, run: Run) -> Studied:
     """
     train_images = config.data.load("train", run.data_dir)
     test_images = config.data.load("test", run.data_dir)
+    untrained = config.model.build(train_images.shape, len(train_images.class_names), torch_generator(run.seed))
+    resolve(untrained, config.at)  # a wrong name costs seconds here, and a whole training later
     model = train_classifier(
         config.model, config.fit, train_images, test_images, seed=run.seed, out=run.place("model"), runtime=run.runtime
     )
@@ -69,10 +76,11 @@ def study_classifier(config: ClassifierStudy, run: Run) -> Studied:
     atlas = analyze(sae, test_rows, images=test_images, analysis=config.analysis, seed=run.seed, out=run.place("atlas"))
     run.record(atlas.metrics)
     k = max(1, round(atlas.metrics["dictionary/l0"]))
+    fitted: dict[str, Dictionary] = {}
     for name, control in controls(sae.d_sae, k).items():
-        fitted = train(train_rows, control, seed=run.seed, out=run.place(f"sae@{name}"), runtime=run.runtime)
+        fitted[name] = train(train_rows, control, seed=run.seed, out=run.place(f"sae@{name}"), runtime=run.runtime)
         beside = analyze(
-            fitted,
+            fitted[name],
             test_rows,
             images=test_images,
             analysis=config.analysis,
@@ -80,8 +88,15 @@ def study_classifier(config: ClassifierStudy, run: Run) -> Studied:
             out=run.place(f"atlas@{name}"),
         )
         run.record(beside.metrics, condition=name)
-    run.findings += findings(run.metrics)
+    run.record({"dictionary/pca_components_to_match": _components_to_match(atlas, fitted["pca"], test_rows)})
+    run.findings += findings(run.metrics, live_share=config.analysis.live_share)
     return Studied(test_images, train_rows, test_rows, sae, atlas)
+
+
+def _components_to_match(atlas: Atlas, pca: Dictionary, rows: Activations) -> int:
+    directions = torch.nn.functional.normalize(pca.directions()[: rows.d_in], dim=1)
+    explained = atlas.metrics["dictionary/explained_variance"]
+    return components_to_match(explained, rows.blocks(8192), pca.decode(torch.zeros(pca.d_sae)), directions)
 
 
 def controls(d_sae: int, k: int) -> dict[str, DictionaryConfig]:
@@ -89,7 +104,7 @@ def controls(d_sae: int, k: int) -> dict[str, DictionaryConfig]:
     return {"neurons": Neurons(k=k), "pca": PCA(k=k), "random": RandomDirections(d_sae=d_sae, k=k)}
 
 
-def findings(metrics: Mapping[str, float]) -> list[str]:
+def findings(metrics: Mapping[str, float], *, live_share: float = 1e-3) -> list[str]:
     """What the numbers allow to say, and what not, in sentences."""
 
     def of(name: str, condition: str = "") -> float:
@@ -100,13 +115,16 @@ def findings(metrics: Mapping[str, float]) -> list[str]:
     said = [
         f"The dictionary explains {explained['']} of the variance of held-out rows with {of('dictionary/l0'):.1f} "
         f"active latents a row; PCA with as many explains {explained['pca']}, raw neurons {explained['neurons']}, "
-        f"random directions {explained['random']}.",
-        f"{live:.0f} of {d_sae:.0f} latents are live (fire on more than 0.1 % of rows), {dead:.0f} never fire.",
+        f"random directions {explained['random']}. The first {of('dictionary/pca_components_to_match'):.0f} principal "
+        "components, the same for every row, explain as much.",
+        f"{live:.0f} of {d_sae:.0f} latents are live (fire on more than {100 * live_share:g} % of rows), {dead:.0f} "
+        "never fire.",
     ]
     share = "labels/top_class_share_median"
-    ours, best = of(share), max((of(share, name), name) for name in CONTROLS)
-    if math.isnan(ours):
+    ours, beside = of(share), [(of(share, name), name) for name in CONTROLS if not math.isnan(of(share, name))]
+    if math.isnan(ours) or not beside:
         return said
+    best = max(beside)
     line = f"In half of the live latents one class makes up {100 * ours:.0f} % or more of what activates them"
     if best[0] >= ours:
         line += (

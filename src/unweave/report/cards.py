@@ -17,11 +17,12 @@ _COLUMNS = 8
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar of a small chart, as shares of its height; `mark` is a line across it."""
+    """A bar of a small chart, as shares of its height; `mark` is a line across it, `name` stands below it."""
 
     height: float
     mark: float | None
     title: str
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,14 +120,16 @@ def _class_bars(content: LatentCard) -> list[Bar]:
     share, prior = shares
     highest = max(float(share.max()), float(prior.max()))
     return [
-        Bar(s / highest, p / highest, f"{name}: {100 * s:.1f} % of firing examples, {100 * p:.1f} % of all")
+        Bar(s / highest, p / highest, f"{name}: {100 * s:.1f} % of firing examples, {100 * p:.1f} % of all", name)
         for name, s, p in zip(content.class_names, share.tolist(), prior.tolist(), strict=True)
     ]
 
 
-def png_uri(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
-    """A picture as a data URI."""
+def png_uri(pixels: UInt8[np.ndarray, "h w 4"]) -> str:
+    """A picture as a data URI; one without colour is stored without it."""
+    colour, opacity = pixels[..., :3], pixels[..., 3]
+    grey = bool((colour == colour[..., :1]).all())
+    picture = Image.fromarray(np.stack([colour[..., 0], opacity], -1), "LA") if grey else Image.fromarray(pixels)
     buffer = io.BytesIO()
-    grey = bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())
-    Image.fromarray(pixels[..., 0] if grey else pixels).save(buffer, "PNG", optimize=True)
+    picture.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

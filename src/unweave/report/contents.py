@@ -12,7 +12,7 @@ from unweave.core.errors import StoreError
 from unweave.dictionaries.base import HISTORY
 from unweave.dictionaries.base import KIND as DICTIONARY
 from unweave.models.classifier import KIND as MODEL
-from unweave.models.classifier import TrainedModel, load_model
+from unweave.models.classifier import load_curves
 from unweave.recipes.base import METRICS, RUN
 from unweave.store.artifact import Manifest, read_json, read_manifest
 from unweave.store.files import load_table
@@ -46,7 +46,9 @@ class Contents:
         """
         if (folder / RUN).is_file():
             run = read_json(folder / RUN)
-            if run.get("status") != "complete":
+            if not isinstance(run, dict) or "status" not in run:
+                raise StoreError(f"{folder / RUN} does not say what was run; start the run again in another folder")
+            if run["status"] != "complete":
                 raise StoreError(f"{folder} holds a run that has not ended; start the same command again to finish it")
             artifacts = {role: folder / path for role, path in run["artifacts"].items()}
             return Contents(folder, run, read_json(folder / METRICS), artifacts)
@@ -66,9 +68,9 @@ class Contents:
         }
 
     @cached_property
-    def model(self) -> TrainedModel | None:
-        """The model that the run trained."""
-        return load_model(self.artifacts["model"]) if "model" in self.artifacts else None
+    def curves(self) -> dict[str, list[float]] | None:
+        """How the training of the run's model went."""
+        return load_curves(self.artifacts["model"]) if "model" in self.artifacts else None
 
     @cached_property
     def history(self) -> dict[str, list[float]] | None:

@@ -21,6 +21,8 @@ _PAGE_COLOURS = {
     "white": "var(--paper)",
 }
 
+_PIXELS_A_POINT = 1.35  # so that every figure's letters have the same size on the page
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -42,15 +44,15 @@ def draw_all(contents: Contents, folder: Path) -> list[Drawing]:
             figure.savefig(folder / f"{name}.png")
             figure.savefig(buffer, format="svg", metadata={"Date": None})
         (folder / f"{name}.svg").write_text(buffer.getvalue())
-        drawings.append(Drawing(name, caption, inline(buffer.getvalue())))
+        drawings.append(Drawing(name, caption, inline(buffer.getvalue(), name)))
     return drawings
 
 
 def _curves(contents: Contents) -> list[tuple[str, str, Figure]]:
     found = []
-    if contents.model is not None:
+    if contents.curves is not None:
         caption = "The network under study while it was trained; test images were never trained on."
-        found.append(("model_curves", caption, model_curves(contents.model.curves)))
+        found.append(("model_curves", caption, model_curves(contents.curves)))
     if contents.history is not None:
         caption = "The dictionary while it was trained; numbers are means over training batches."
         found.append(("dictionary_curves", caption, dictionary_curves(contents.history)))
@@ -64,7 +66,7 @@ def _atlas_figures(contents: Contents) -> list[tuple[str, str, Figure]]:
     first = next(iter(atlases.values()))
     rows, live_share = int(first.metrics["dictionary/rows"]), first.analysis.live_share
     rates = {name: atlas.column("rate") for name, atlas in atlases.items()}
-    caption = f"How often latents fire on {rows:,} held-out rows; beyond the dotted line a latent counts as live."
+    caption = f"How often latents fire on {rows:,} rows; beyond the dotted line a latent counts as live."
     found = [("frequencies", caption, frequencies(rates, rows=rows, live_share=live_share))]
     if first.class_names is None or first.class_totals is None:
         return found
@@ -90,13 +92,17 @@ def _atlas_figures(contents: Contents) -> list[tuple[str, str, Figure]]:
     return found
 
 
-def inline(svg: str) -> str:
-    """An SVG document as part of a page: no prologue, its colours the page's own."""
+def inline(svg: str, name: str) -> str:
+    """An SVG document as part of a page: no prologue, its colours the page's own, its ids told apart by `name`."""
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(
-        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", body, count=1), count=1
-    )
+    body = re.sub(r' xmlns(:xlink)?="[^"]*"', "", body)
+    body = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", body)
+    width = re.search(r'viewBox="0 0 ([0-9.]+)', body)
+    assert width is not None, "matplotlib writes a viewBox"
+    size = f'style="max-width: {_PIXELS_A_POINT * float(width[1]):.0f}px"'
+    body = re.sub(r'<svg([^>]*?) width="[^"]*"', rf"<svg {size}\1", body, count=1)
+    body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", body, count=1)
     for colour, variable in _PAGE_COLOURS.items():
         body = re.sub(rf"(fill|stroke): {re.escape(colour)}\b", rf"\1: {variable}", body)
     return body

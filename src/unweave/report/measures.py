@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Measure:
-    """A row of the table: metric, wording, what it means, and how its number is written."""
+    """A row of the table: metric, wording, what it means ({live} and {dense} are shares), and how it is written."""
 
     name: str
     label: str
@@ -32,9 +32,9 @@ MEASURES = (
     ),
     Measure("dictionary/l0", "L0", "mean number of active latents a row", lambda value: f"{value:.1f}"),
     Measure("dictionary/d_sae", "Latents", "width of the dictionary", _count),
-    Measure("dictionary/live", "Live", "latents that fire on more than 0.1 % of the rows", _count),
+    Measure("dictionary/live", "Live", "latents that fire on more than {live} of the rows", _count),
     Measure("dictionary/dead", "Dead", "latents that fire on none of the rows", _count),
-    Measure("dictionary/dense", "Dense", "live latents that fire on more than a tenth of the rows", _count),
+    Measure("dictionary/dense", "Dense", "live latents that fire on more than {dense} of the rows", _count),
     Measure(
         "labels/mutual_information_mean",
         "Information, mean",

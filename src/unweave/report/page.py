@@ -1,6 +1,5 @@
 """The page: one HTML file with everything inside it, made from a template."""
 
-import html
 import json
 import math
 import time
@@ -10,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from unweave.analyze import Analysis
 from unweave.recipes.base import RECIPES
 from unweave.report.cards import galleries
 from unweave.report.contents import MAIN, Contents
@@ -41,7 +41,7 @@ def build_report(folder: str | Path) -> Path:
     Raises:
         StoreError: there is nothing in the folder that a report can be made of, or it is damaged.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     contents = Contents.read(folder)
     place = folder if contents.run else folder.with_name(f"{folder.name}-report")
     place.mkdir(parents=True, exist_ok=True)
@@ -79,12 +79,14 @@ def build_report(folder: str | Path) -> Path:
 
 def table_rows(contents: Contents, conditions: list[str]) -> list[Row]:
     """The measures that were taken, worded."""
+    analysis = next((atlas.analysis for atlas in contents.atlases.values()), Analysis())
+    shares = {"live": f"{100 * analysis.live_share:g} %", "dense": f"{100 * analysis.dense_share:g} %"}
     rows = []
     for measure in MEASURES:
         numbers = [contents.metric(measure.name, condition) for condition in conditions]
         if any(number is not None for number in numbers):
             cells = ["–" if number is None or math.isnan(number) else measure.write(number) for number in numbers]
-            rows.append(Row(measure.label, measure.meaning, cells))
+            rows.append(Row(measure.label, measure.meaning.format(**shares), cells))
     return rows
 
 
@@ -108,8 +110,8 @@ def _summary(contents: Contents) -> str:
 def _facts(contents: Contents) -> list[tuple[str, str]]:
     """The few facts under the title."""
     facts = []
-    if contents.model is not None:
-        facts.append(("model", f"{100 * contents.model.test_accuracy:.1f} % test accuracy"))
+    if contents.curves is not None:
+        facts.append(("model", f"{100 * contents.curves['test_accuracy'][-1]:.1f} % test accuracy"))
     for name, atlas in contents.atlases.items():
         if name == MAIN:
             facts.append(("layer", atlas.hook_name))
@@ -139,4 +141,4 @@ def _provenance(contents: Contents) -> list[tuple[str, str]]:
         ("hardware", contents.run.get("hardware")),
         ("artifacts", artifacts),
     ]
-    return [(name, html.unescape(json.dumps(value, indent=1, ensure_ascii=False))) for name, value in parts if value]
+    return [(name, json.dumps(value, indent=1, ensure_ascii=False)) for name, value in parts if value]

@@ -22,6 +22,7 @@ from unweave.train.training import Training
 
 _PEEKED_BATCHES = 16
 _BAR_EVERY_SECONDS = 0.1
+_CHECKPOINT_SHARE = 50
 
 
 def train(
@@ -145,10 +146,13 @@ def _run(
     scale = (dictionary.d_in / variance) ** 0.5 if training.scale_inputs and variance > 0 else 1.0
     if scale != 1:
         dictionary.rescale(scale)
-    trainer = Trainer(dictionary, training, total=batches.total, steps_per_epoch=batches.per_epoch, scale=scale)
+    trainer = Trainer(
+        dictionary, training, total=batches.total, steps_per_epoch=batches.per_epoch, scale=scale, variance=variance
+    )
     if checkpoint is not None:
         checkpoint.restore(trainer)
     saved = shown = time.monotonic()
+    pause = checkpoint_seconds
     with progress("Training", total=batches.total, unit="steps") as bar:
         bar.advance(trainer.step)
         for batch in batches.after(trainer.step):
@@ -157,9 +161,10 @@ def _run(
             if now - shown > _BAR_EVERY_SECONDS:
                 shown = now
                 bar.advance(trainer.step - bar.done, **trainer.latest())
-            if checkpoint is not None and now - saved > checkpoint_seconds:
-                saved = now
+            if checkpoint is not None and now - saved > pause:
                 checkpoint.save(trainer)
+                saved = time.monotonic()
+                pause = max(checkpoint_seconds, _CHECKPOINT_SHARE * (saved - now))
         bar.advance(trainer.step - bar.done, **trainer.latest())
     if trainer.total is not None and trainer.step < trainer.total:
         raise InputError(f"the iterator of batches ended after {trainer.step} of {trainer.total} steps")

@@ -26,7 +26,18 @@ class Trainer:
         total: int | None,
         steps_per_epoch: int | None,
         scale: float,
+        variance: float,
     ) -> None:
+        """Set up.
+
+        Args:
+            dictionary: prepared, for rows that are `scale` times as long as the batches.
+            training: how.
+            total: steps of the run, where they are known.
+            steps_per_epoch: steps of an epoch, where there are epochs.
+            scale: what batches are multiplied with.
+            variance: mean squared distance of the batches' rows to their mean, for explained variance.
+        """
         self.dictionary = dictionary
         self.training = training
         self.total = total
@@ -34,6 +45,7 @@ class Trainer:
         self.history: dict[str, list[float]] = {}
         self._steps_per_epoch = steps_per_epoch
         self._scale = scale
+        self._variance = variance * scale**2
         device = dictionary.device
         self._fused = device.type in {"cpu", "cuda"}
         self._optimizer = torch.optim.Adam(
@@ -65,7 +77,7 @@ class Trainer:
         self._optimizer.step()
         dictionary.after_step()
         self.step += 1
-        self._note(batch, losses)
+        self._note(losses)
         if self.step % self._log_every == 0 or self.step == self.total:
             self._log(rate)
         self._rate = rate
@@ -79,38 +91,36 @@ class Trainer:
         return self.step - self._last_fired >= self._window
 
     @torch.no_grad()
-    def _note(self, batch: Tensor, losses: Losses) -> None:
-        active = losses.codes != 0
-        self._last_fired[active.any(0)] = self.step
-        numbers = {
-            **{name: value.detach() for name, value in losses.parts.items()},
-            "l0": active.sum() / len(batch),
-            "_error": losses.residual.square().sum() / len(batch),
-            "_variance": (batch - batch.mean(0)).square().sum() / len(batch),
-            "_steps": torch.ones((), device=batch.device),
-        }
+    def _note(self, losses: Losses) -> None:
+        """Add one step to the interval's sums; this runs at every step, so it reads the codes once."""
+        rows = len(losses.codes)
+        fired = (losses.codes != 0).sum(0)
+        self._last_fired.masked_fill_(fired > 0, self.step)
+        numbers = {name: value.detach() for name, value in losses.parts.items()}
+        numbers.update(l0=fired.sum() / rows, _error=losses.residual.square().sum() / rows)
         for name, value in numbers.items():
-            self._sums[name] = self._sums[name] + value.double() if name in self._sums else value.double()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.double()
 
     def _log(self, rate: float) -> None:
         """Close an interval: the means of its steps become one row of the history."""
-        sums = {name: float(value) for name, value in self._sums.items()}
-        steps, error, variance = (sums.pop(name) for name in ("_steps", "_error", "_variance"))
+        logged = len(self.history.get("step", []))
+        steps = self.step - (int(self.history["step"][-1]) if logged else 0)
+        means = {name: float(value) / steps for name, value in self._sums.items()}
+        error = means.pop("_error")
         row = {
             "step": float(self.step),
-            "loss": sum(value for name, value in sums.items() if name != "l0") / steps,
-            **{name: value / steps for name, value in sums.items()},
-            "explained_variance": 1 - error / variance if variance > 0 else 0.0,
+            "loss": sum(value for name, value in means.items() if name != "l0"),
+            **means,
+            "explained_variance": 1 - error / self._variance if self._variance > 0 else 0.0,
             "dead": float(self._dead().sum()),
             "learning_rate": rate,
         }
         self._sums = {}
         if not math.isfinite(row["loss"]):
             raise InputError(
-                f"the loss is {row['loss']} between steps {self.step - int(steps)} and {self.step}: look for NaN "
+                f"the loss is {row['loss']} between steps {self.step - steps} and {self.step}: look for NaN "
                 "or Inf in the activations, or try a lower learning rate or clip_norm"
             )
-        logged = len(self.history.get("step", []))
         for name in {**self.history, **row}:
             column = self.history.setdefault(name, [0.0] * logged)
             column.append(row.get(name, 0.0))
