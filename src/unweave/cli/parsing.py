@@ -67,7 +67,7 @@ def _one_line(box: str) -> str:
         else:
             kept.append(line)
     similar = re.findall(r"(?:Perhaps you meant|Arguments similar to [^\n]*):[ │]*\n[ │]*(--[\w.-]+)", plain)
-    meant = f"; did you mean {' or '.join(similar)}?" if similar else ""
+    meant = f"; did you mean {' or '.join(sorted(similar))}?" if similar else ""
     return (" ".join(kept) or "the command line cannot be read") + meant
 
 

@@ -13,8 +13,6 @@ from unweave.core.errors import InputError
 from unweave.dictionaries.base import Dictionary, DictionaryConfig, Losses, Step
 from unweave.store.rows import RowSource
 
-_TINY = torch.finfo(torch.float32).tiny
-
 
 @dataclass(frozen=True, kw_only=True)
 class SAEConfig(DictionaryConfig):
@@ -27,9 +25,8 @@ class SAEConfig(DictionaryConfig):
     init: Literal["tied", "kaiming", "torch"] = "tied"
     "start of the weights: random unit decoder rows with the encoder their transpose; or both uniform, within \
 √(6/fan_in) (kaiming: He et al., 2015) or 1/√fan_in (torch: as its Linear); biases start at zero"
-    decoder_norm: Literal["unit", "free", "across"] = "unit"
-    "length of decoder rows: kept at 1 (gradients along them removed, rows renormalised after each step); free; or as \
-some published code does by a slip of the axis: columns start at length 1 and keep it in their gradients, rows are free"
+    decoder_norm: Literal["unit", "free"] = "unit"
+    "length of decoder rows: kept at 1 (gradients along them removed, rows renormalised after each step), or free"
     reconstruction: Literal["sum", "mean"] = "sum"
     "squared error of a row: summed over its d_in entries, or averaged; always the mean over the batch"
 
@@ -65,13 +62,12 @@ class SAE(Dictionary):
             raise InputError(f"the dictionary takes rows of width {self.d_in}, the data has {rows.d_in}")
         if self.config.init == "tied":
             self.W_dec.copy_(nn.functional.normalize(torch.randn(self.W_dec.shape, generator=generator), dim=1))
-            self._normalise()
             self.W_enc.copy_(self.W_dec.T)
         else:
             for weight in (self.W_enc, self.W_dec):
                 bound = ((6 if self.config.init == "kaiming" else 1) / weight.shape[0]) ** 0.5
                 weight.copy_((2 * torch.rand(weight.shape, generator=generator) - 1) * bound)
-            self._normalise()
+            self.after_step()
         if self.config.b_dec == "mean":
             self.b_dec.copy_(rows.moments().mean)
 
@@ -111,31 +107,19 @@ class SAE(Dictionary):
 
     @torch.no_grad()
     def project_gradients(self) -> None:
-        """Remove from the decoder's gradient what would only change the lengths that are kept."""
-        axis, gradient = self._kept_axis, self.W_dec.grad
-        if axis is None or gradient is None:
-            return
-        along = (gradient * self.W_dec).sum(axis, keepdim=True)
-        if self.config.decoder_norm == "across":  # lengths drift here, so the direction needs its own
-            along /= self.W_dec.square().sum(axis, keepdim=True).clamp_min(_TINY)
-        gradient.addcmul_(along.expand_as(gradient), self.W_dec, value=-1)
+        """Remove from each decoder row's gradient what would only change its length."""
+        if self.config.decoder_norm == "unit" and self.W_dec.grad is not None:
+            along = (self.W_dec.grad * self.W_dec).sum(1, keepdim=True)
+            self.W_dec.grad.sub_(along * self.W_dec)
 
     @torch.no_grad()
     def after_step(self) -> None:
         """Bring decoder rows back to length 1."""
         if self.config.decoder_norm == "unit":
-            self._normalise()
+            self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(torch.finfo(self.W_dec.dtype).tiny))
 
     @torch.no_grad()
     def rescale(self, factor: float) -> None:
         """Become the dictionary of rows that are `factor` times as long (the activation is positively homogeneous)."""
         self.b_enc.mul_(factor)
         self.b_dec.mul_(factor)
-
-    @property
-    def _kept_axis(self) -> int | None:
-        return {"unit": 1, "across": 0, "free": None}[self.config.decoder_norm]
-
-    def _normalise(self) -> None:
-        if self._kept_axis is not None:
-            self.W_dec.div_(self.W_dec.norm(dim=self._kept_axis, keepdim=True).clamp_min(_TINY))

@@ -80,7 +80,7 @@ def import_callable(spec: str) -> Callable[..., Any]:
         sys.path.insert(0, str(Path.cwd()))
     try:
         found: Any = importlib.import_module(module_name)
-    except ImportError as error:
+    except (ImportError, SyntaxError) as error:
         raise InputError(f"cannot import {module_name!r} of {spec!r}: {error}") from None
     for part in name.split("."):
         if not hasattr(found, part):

@@ -23,6 +23,7 @@ from unweave.store.activations import Activations
 from unweave.train import Training, train
 
 CONTROLS = ("neurons", "pca", "random")
+_CALLED = {"neurons": "raw neurons", "pca": "principal components", "random": "random directions"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ def findings(metrics: Mapping[str, float], *, live_share: float = 1e-3) -> list[
     line = f"In half of the live latents one class makes up {100 * ours:.0f} % or more of what activates them"
     if best[0] >= ours:
         line += (
-            f", but {best[1]} directions under the same rule reach {100 * best[0]:.0f} %: class selectivity alone does "
+            f", but {_CALLED[best[1]]} under the same rule reach {100 * best[0]:.0f} %: class selectivity alone does "
             "not show that the dictionary found anything."
         )
     else:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from unweave.analyze.stage import label_metrics_when_shuffled
 from unweave.datasets.mnist import Mnist
-from unweave.dictionaries.relu import ReLU
+from unweave.dictionaries.relu_notebook import NotebookReLU
 from unweave.dictionaries.sae import SAEConfig
 from unweave.dictionaries.topk import TopK
 from unweave.models.classifier import Fit
@@ -29,7 +29,7 @@ PUBLISHED = ClassifierStudy(
     data=Mnist(),
     model=_MODEL,
     fit=_FIT,
-    sae=ReLU(d_sae=1024, l1=3e-3, l1_reduction="sum", b_dec="zero", init="torch", decoder_norm="across"),
+    sae=NotebookReLU(d_sae=1024, l1=3e-3, l1_reduction="sum", b_dec="zero", init="torch", decoder_norm="free"),
     training=Training(
         epochs=200,
         batch_size=64,
@@ -65,7 +65,7 @@ def _findings(config: ClassifierStudy, studied: Studied, metrics: Mapping[str, f
         busiest = float(studied.atlas.column("rate").max())
         said.append(
             f"Decoder rows were not kept at length 1 (their mean is {metrics['dictionary/decoder_norm_mean']:.1f} by "
-            f"now), and growing them bypasses the penalty. {metrics['dictionary/live']:.0f} of {studied.sae.d_sae} latents "
-            f"are live, the busiest on {100 * busiest:.0f} % of all rows: no overcomplete dictionary."
+            f"now), and growing them bypasses the penalty. {metrics['dictionary/live']:.0f} of {studied.sae.d_sae} "
+            f"latents are live, the busiest on {100 * busiest:.0f} % of all rows: no overcomplete dictionary."
         )
     return said

@@ -44,7 +44,6 @@ def build_report(folder: str | Path) -> Path:
     folder = Path(folder).resolve()
     contents = Contents.read(folder)
     place = folder if contents.run else folder.with_name(f"{folder.name}-report")
-    place.mkdir(parents=True, exist_ok=True)
     drawings = draw_all(contents, place / "figures")
     environment = Environment(
         loader=PackageLoader("unweave.report", "."),
