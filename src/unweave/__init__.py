@@ -1,5 +1,6 @@
 """Unweave takes the features of a neural network apart, and says with controls what of it is real."""
 
+from importlib.metadata import version as _version
 from typing import Any
 
 from unweave.analyze import Analysis, Atlas, analyze
@@ -30,7 +31,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Every registered data set, model and dictionary by its class's name: `unweave.TopK`."""
+    """Every registered data set, model and dictionary by its class's name: `unweave.TopK`; and `__version__`."""
+    if name == "__version__":
+        return _version("unweave")
     for family in (_DictionaryConfig, _ModelConfig, _DatasetConfig):
         for member in family.registry.members().values():
             if member.__name__ == name:

@@ -85,9 +85,10 @@ def test_arguments_that_the_callable_does_not_take_are_refused(net, arguments):
         build(factory="mynets.small:make", arguments=arguments)
 
 
-def test_an_error_inside_the_callable_is_not_hidden(net):
-    with pytest.raises(TypeError, match="deep inside"):
+def test_an_error_inside_the_callable_is_named_and_not_hidden(net):
+    with pytest.raises(InputError, match=r"fails failed: TypeError: .*deep inside") as caught:
         build(factory="mynets.small:fails")
+    assert isinstance(caught.value.__cause__, TypeError)
 
 
 def state() -> dict[str, torch.Tensor]:

@@ -26,11 +26,14 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.rglob("*"))}
 
 
+ATLAS_FIGURES = {"frequencies", "selectivity", "information", "latents", "latents_at_random"}
+
+
 @pytest.mark.parametrize(
     ("role", "figures"),
     [
-        ("atlas", {"frequencies", "selectivity", "information"}),
-        ("atlas@random", {"frequencies", "selectivity", "information"}),
+        ("atlas", ATLAS_FIGURES),
+        ("atlas@random", ATLAS_FIGURES),
         ("sae", {"dictionary_curves"}),
         ("sae@pca", set()),
         ("model", {"model_curves"}),
@@ -79,7 +82,11 @@ def test_rows_without_labels_and_images_have_a_report(finished: Run, tmp_path: P
     assert "<img" not in text
     assert 'class="chart classes"' not in text
     assert "Information, mean" not in text
-    assert {path.stem for path in (page.parent / "figures").iterdir()} == {"frequencies"}
+    assert {path.stem for path in (page.parent / "figures").iterdir()} == {
+        "frequencies",
+        "latents",
+        "latents_at_random",
+    }
 
 
 def test_a_dictionary_that_never_fires_has_a_report(finished: Run, tmp_path: Path) -> None:

@@ -151,7 +151,8 @@ def test_cards_have_pictures_and_charts(page_path: Path, hostile_names: tuple[st
 def test_figures_are_written_as_png_and_svg(page_path: Path) -> None:
     folder = page_path.parent / "figures"
     names = {path.stem for path in folder.iterdir()}
-    assert names == {"model_curves", "dictionary_curves", "frequencies", "selectivity", "information"}
+    curves, galleries = {"model_curves", "dictionary_curves"}, {"latents", "latents_at_random", "random_directions"}
+    assert names == {*curves, *galleries, "frequencies", "selectivity", "information"}
     assert {path.name for path in folder.iterdir()} == {f"{name}{end}" for name in names for end in (".png", ".svg")}
     for name in names:
         with Image.open(folder / f"{name}.png") as picture:

@@ -187,6 +187,7 @@ class AnalyzeArguments:
     "label permutations come from it"
     overwrite: bool = False
     "replace another artifact in --out"
+    runtime: Annotated[Runtime, Flat] = field(default_factory=Runtime)
 
 
 def analyze_command(given: list[str], program: str) -> None:
@@ -197,8 +198,9 @@ def analyze_command(given: list[str], program: str) -> None:
     known = ", ".join(DatasetConfig.registry.members())
     offer = "" if data else f"\n\n--data NAME shows the strongest examples as images: {known}."
     read = parse(AnalyzeArguments, default, given, program=program, description=_text(analyze_command) + offer)
+    read.runtime.apply()
     atlas = analyze(
-        load(read.dictionary),
+        load(read.dictionary).to(read.runtime.torch_device()),
         Activations(read.activations),
         images=None if read.data is None else read.data.load(read.split, read.data_dir),
         analysis=read.analysis,

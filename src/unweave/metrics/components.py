@@ -12,7 +12,7 @@ def components_to_match(
     blocks: Iterable[Float[Tensor, "_ d_in"]],
     mean: Float[Tensor, " d_in"],
     components: Float[Tensor, "m d_in"],
-) -> int:
+) -> float:
     """The smallest number of leading components whose reconstruction explains at least that much variance.
 
     Args:
@@ -22,7 +22,7 @@ def components_to_match(
         components: orthonormal rows by falling variance.
 
     Returns:
-        The number; m where all of them do not reach it.
+        The number, or NaN where all of them do not reach it.
     """
     kept = torch.zeros(len(components), dtype=torch.float64)
     total, drift, n = 0.0, torch.zeros(len(mean), dtype=torch.float64), 0
@@ -35,4 +35,4 @@ def components_to_match(
     variance = total - float(drift.square().sum()) / n
     reached = 1 - (total - kept.cumsum(0)) / variance
     enough = (reached >= explained_variance).nonzero()
-    return int(enough[0]) + 1 if len(enough) else len(components)
+    return float(enough[0]) + 1 if len(enough) else float("nan")

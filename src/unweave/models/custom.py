@@ -48,7 +48,10 @@ class Custom(ModelConfig):
         _check_arguments(make, arguments, self.factory)
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(generator.get_state())  # what it draws its start from is torch's own generator
-            module = make(**arguments)
+            try:
+                module = make(**arguments)
+            except Exception as error:  # the user's code may fail in any way; --debug shows where
+                raise InputError(f"{self.factory} failed: {type(error).__name__}: {error}") from error
         if not isinstance(module, nn.Module):
             raise InputError(f"{self.factory} gave a {type(module).__name__}, not a torch.nn.Module")
         if self.weights is not None:
@@ -80,8 +83,9 @@ def import_callable(spec: str) -> Callable[..., Any]:
         sys.path.insert(0, str(Path.cwd()))
     try:
         found: Any = importlib.import_module(module_name)
-    except (ImportError, SyntaxError) as error:
-        raise InputError(f"cannot import {module_name!r} of {spec!r}: {error}") from None
+    except Exception as error:  # importing runs the user's code
+        what = f"{type(error).__name__}: {error}" if not isinstance(error, ImportError) else str(error)
+        raise InputError(f"cannot import {module_name!r} of {spec!r}: {what}") from error
     for part in name.split("."):
         if not hasattr(found, part):
             raise InputError(f"{module_name!r} has no {part!r}; {did_you_mean(part, dir(found))}")

@@ -94,7 +94,7 @@ def study_classifier(config: ClassifierStudy, run: Run) -> Studied:
     return Studied(test_images, train_rows, test_rows, sae, atlas)
 
 
-def _components_to_match(atlas: Atlas, pca: Dictionary, rows: Activations) -> int:
+def _components_to_match(atlas: Atlas, pca: Dictionary, rows: Activations) -> float:
     directions = torch.nn.functional.normalize(pca.directions()[: rows.d_in], dim=1)
     explained = atlas.metrics["dictionary/explained_variance"]
     return components_to_match(explained, rows.blocks(8192), pca.decode(torch.zeros(pca.d_sae)), directions)
@@ -103,6 +103,14 @@ def _components_to_match(atlas: Atlas, pca: Dictionary, rows: Activations) -> in
 def controls(d_sae: int, k: int) -> dict[str, DictionaryConfig]:
     """What a dictionary is measured against, at the same number of active latents a row."""
     return {"neurons": Neurons(k=k), "pca": PCA(k=k), "random": RandomDirections(d_sae=d_sae, k=k)}
+
+
+def _components(number: float) -> str:
+    """The components that every row shares, where enough of them match the dictionary."""
+    if math.isnan(number):
+        return ""
+    first = "The first principal component" if number == 1 else f"The first {number:.0f} principal components"
+    return f" {first}, the same for every row, explain{'s' if number == 1 else ''} as much."
 
 
 def findings(metrics: Mapping[str, float], *, live_share: float = 1e-3) -> list[str]:
@@ -116,8 +124,7 @@ def findings(metrics: Mapping[str, float], *, live_share: float = 1e-3) -> list[
     said = [
         f"The dictionary explains {explained['']} of the variance of held-out rows with {of('dictionary/l0'):.1f} "
         f"active latents a row; PCA with as many explains {explained['pca']}, raw neurons {explained['neurons']}, "
-        f"random directions {explained['random']}. The first {of('dictionary/pca_components_to_match'):.0f} principal "
-        "components, the same for every row, explain as much.",
+        f"random directions {explained['random']}.{_components(of('dictionary/pca_components_to_match'))}",
         f"{live:.0f} of {d_sae:.0f} latents are live (fire on more than {100 * live_share:g} % of rows), {dead:.0f} "
         "never fire.",
     ]

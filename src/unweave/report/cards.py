@@ -38,11 +38,17 @@ class Card:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Cards under a heading."""
+    """Latents under a heading; `name` is that of its figure's files."""
 
+    name: str
     title: str
     text: str
-    cards: list[Card]
+    latents: list[LatentCard]
+
+    @property
+    def cards(self) -> list[Card]:
+        """The latents as the page shows them."""
+        return [card(content) for content in self.latents]
 
 
 def galleries(atlases: dict[str, Atlas], *, cards: int = 12, seed: int = 0) -> list[Gallery]:
@@ -54,11 +60,12 @@ def galleries(atlases: dict[str, Atlas], *, cards: int = 12, seed: int = 0) -> l
     chosen = numpy_generator(seed, "gallery").permutation(live)[:cards]
     best = _most_informative(main, cards)
     shown = [
-        Gallery("The most informative latents", _best_text(main), [card(main, j) for j in best]),
+        Gallery("latents", "The most informative latents", _best_text(main), [main.card(j) for j in best]),
         Gallery(
+            "latents_at_random",
             "Random live latents",
             "Drawn evenly from the live ones: what a latent is like that nobody picked.",
-            [card(main, int(j)) for j in chosen],
+            [main.card(int(j)) for j in chosen],
         ),
     ]
     if "random" in atlases:
@@ -66,12 +73,13 @@ def galleries(atlases: dict[str, Atlas], *, cards: int = 12, seed: int = 0) -> l
         best = _most_informative(control, cards // 2)
         shown.append(
             Gallery(
+                "random_directions",
                 "Control: the most informative random directions",
                 "Never trained. If these look as meaningful as the latents above, meaning came from selection.",
-                [card(control, j) for j in best],
+                [control.card(j) for j in best],
             )
         )
-    return [gallery for gallery in shown if gallery.cards]
+    return [gallery for gallery in shown if gallery.latents]
 
 
 def _best_text(atlas: Atlas) -> str:
@@ -96,12 +104,11 @@ def _most_informative(atlas: Atlas, most: int) -> list[int]:
     return sorted(order, key=lambda j: place[j])[:most]
 
 
-def card(atlas: Atlas, latent: int) -> Card:
-    """One latent's card."""
-    content = atlas.card(latent)
+def card(content: LatentCard) -> Card:
+    """A latent as the page shows it."""
     images = content.images
     sheet = None if images is None or not len(images) else png_uri(contact_sheet(images, _COLUMNS))
-    return Card(latent, content.summary, sheet, _histogram_bars(content), _class_bars(content))
+    return Card(content.latent, content.summary, sheet, _histogram_bars(content), _class_bars(content))
 
 
 def _histogram_bars(content: LatentCard) -> list[Bar]:

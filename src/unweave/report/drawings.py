@@ -36,16 +36,18 @@ class Drawing:
 def draw_all(contents: Contents, folder: Path) -> list[Drawing]:
     """Draw what the contents allow; `folder` gets a PNG and an SVG of each."""
     figures = [*_curves(contents), *_atlas_figures(contents)]
+    return [Drawing(name, caption, inline(write(figure, folder, name), name)) for name, caption, figure in figures]
+
+
+def write(figure: Figure, folder: Path, name: str) -> str:
+    """Write a figure as PNG and SVG, and give the SVG."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawings = []
-    for name, caption, figure in figures:
-        buffer = io.StringIO()
-        with style.house_style():
-            figure.savefig(folder / f"{name}.png")
-            figure.savefig(buffer, format="svg", metadata={"Date": None})
-        (folder / f"{name}.svg").write_text(buffer.getvalue())
-        drawings.append(Drawing(name, caption, inline(buffer.getvalue(), name)))
-    return drawings
+    buffer = io.StringIO()
+    with style.house_style():
+        figure.savefig(folder / f"{name}.png")
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    (folder / f"{name}.svg").write_text(buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _curves(contents: Contents) -> list[tuple[str, str, Figure]]:

@@ -70,3 +70,10 @@ MEASURES = (
         _percent,
     ),
 )
+
+CONDITIONS = {
+    "neurons": "the layer's own units; each side of a unit's mean is a latent",
+    "pca": "principal components of the training rows; each side is a latent",
+    "random": "directions drawn evenly from the sphere, never trained",
+    "misaligned": "the dictionary again, its labels dealt out at random",
+}

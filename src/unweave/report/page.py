@@ -10,11 +10,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from unweave.analyze import Analysis
+from unweave.figures.latents import gallery
 from unweave.recipes.base import RECIPES
 from unweave.report.cards import galleries
 from unweave.report.contents import MAIN, Contents
-from unweave.report.drawings import draw_all
-from unweave.report.measures import MEASURES
+from unweave.report.drawings import draw_all, write
+from unweave.report.measures import CONDITIONS, MEASURES
 
 REPORT = "report.html"
 
@@ -45,6 +46,9 @@ def build_report(folder: str | Path) -> Path:
     contents = Contents.read(folder)
     place = folder if contents.run else folder.with_name(f"{folder.name}-report")
     drawings = draw_all(contents, place / "figures")
+    shown = galleries(contents.atlases, seed=int(contents.run.get("seed", 0)))
+    for one in shown:
+        write(gallery(one.latents), place / "figures", one.name)
     environment = Environment(
         loader=PackageLoader("unweave.report", "."),
         autoescape=True,
@@ -63,8 +67,9 @@ def build_report(folder: str | Path) -> Path:
         findings=contents.run.get("findings", []),
         conditions=conditions,
         rows=table_rows(contents, conditions),
+        notes=[(condition, CONDITIONS[condition]) for condition in conditions if condition in CONDITIONS],
         drawings=drawings,
-        galleries=galleries(contents.atlases, seed=int(contents.run.get("seed", 0))),
+        galleries=shown,
         selective=selective_rows(contents),
         provenance=_provenance(contents),
         main=MAIN,

@@ -22,7 +22,8 @@ from unweave.train.training import Training
 
 _PEEKED_BATCHES = 16
 _BAR_EVERY_SECONDS = 0.1
-_CHECKPOINT_SHARE = 50
+_PAUSE_A_COST = 50  # a checkpoint may take a fiftieth of the time ...
+_MOST_PAUSES = 30  # ... but comes at least every 30 times the seconds that were asked for
 
 
 def train(
@@ -164,7 +165,7 @@ def _run(
             if checkpoint is not None and now - saved > pause:
                 checkpoint.save(trainer)
                 saved = time.monotonic()
-                pause = max(checkpoint_seconds, _CHECKPOINT_SHARE * (saved - now))
+                pause = max(checkpoint_seconds, min(_PAUSE_A_COST * (saved - now), _MOST_PAUSES * checkpoint_seconds))
         bar.advance(trainer.step - bar.done, **trainer.latest())
     if trainer.total is not None and trainer.step < trainer.total:
         raise InputError(f"the iterator of batches ended after {trainer.step} of {trainer.total} steps")
