@@ -74,6 +74,7 @@ def build_report(folder: str | Path) -> Path:
         provenance=_provenance(contents),
         main=MAIN,
     )
+    place.mkdir(parents=True, exist_ok=True)
     path = place / REPORT
     temporary = path.with_suffix(".writing")
     temporary.write_text(page)
