@@ -49,7 +49,7 @@ def test_a_single_artifact_gets_its_page_beside_it(finished: Run, tmp_path: Path
     finally:
         folder.rename(finished.artifacts[role])
     assert page == tmp_path / "<b>one & only-report" / "report.html"
-    assert {path.stem for path in (page.parent / "figures").iterdir()} == figures
+    assert {path.stem for path in (page.parent / "figures").glob("*")} == figures
     text = page.read_text()
     assert "<b>one" not in text
     assert "<title>&lt;b&gt;one &amp; only · Unweave</title>" in text
