@@ -24,7 +24,9 @@ def frequencies(rates: Mapping[str, Float[np.ndarray, " d_sae"]], *, rows: int, 
         bins = np.linspace(low, 0, 36)
         for axis, (name, rate) in zip(axes, rates.items(), strict=True):
             fires = rate > 0
-            axis.hist(np.log10(rate[fires]), bins=bins.tolist(), color=CONDITIONS.get(name, ACCENT))
+            axis.hist(
+                np.log10(rate[fires]), bins=bins.tolist(), histtype="stepfilled", color=CONDITIONS.get(name, ACCENT)
+            )
             if live_share > 0:
                 axis.axvline(np.log10(live_share), color=INK, lw=0.8, ls=":")
             axis.set(title=name, xlabel="share of rows on which it fires", xlim=(low, 0.05))

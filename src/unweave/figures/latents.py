@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from unweave.figures.style import ACCENT, FAINT, INK, QUIET, WARM, house_style
+
+_LONGEST_NAME = 10
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,36 +89,68 @@ def latent_card(card: LatentCard) -> Figure:
     return figure
 
 
+_CARD = (3.5, 2.1)  # inches
+_SHEET, _CHART = (3.2, 0.8), (1.5, 0.5)
+
+
 def gallery(cards: Sequence[LatentCard], *, columns: int = 3) -> Figure:
-    """Latents side by side: strongest examples, histogram of values, and classes against their prior (line)."""
+    """Latents side by side: strongest examples, histogram of values, and classes against their prior (line).
+
+    All of it lies on one pair of axes measured in inches: a pair for each chart would take ten times as long to draw.
+    """
     rows = max(1, -(-len(cards) // columns))
-    width, height = 3.5, 2.1  # inches of a card
+    width, height = columns * _CARD[0], rows * _CARD[1]
     with house_style():
-        figure = Figure(figsize=(columns * width, rows * height))
+        figure = Figure(figsize=(width, height))
         figure.set_layout_engine("none")
+        sheet = figure.add_axes((0, 0, 1, 1))
+        sheet.set_axis_off()
         for index, card in enumerate(cards):
-            left, top = (index % columns) * width + 0.1, (rows - index // columns) * height - 0.1
-
-            def axes(x: float, y: float, w: float, h: float, left: float = left, top: float = top) -> Axes:
-                box = ((left + x) / (columns * width), (top - y - h) / (rows * height))
-                return figure.add_axes((*box, w / (columns * width), h / (rows * height)))
-
-            pictures = axes(0, 0.34, 3.2, 0.8)
-            pictures.set_axis_off()
-            pictures.set_title(f"latent {card.latent}", pad=14)
-            pictures.text(0, 1.04, card.summary, transform=pictures.transAxes, size=7, color=QUIET)
-            if card.images is not None and len(card.images):
-                pictures.imshow(contact_sheet(card.images, 8), interpolation="nearest")
-                pictures.set_anchor("W")
-            values, classes = axes(0, 1.24, 1.5, 0.5), axes(1.7, 1.24, 1.5, 0.5)
-            _histogram(values, card)
-            _classes(classes, card)
-            for small in (values, classes):
-                small.set(title="", xlabel="", ylabel="", yticks=[])
-                small.spines["left"].set_visible(False)
-                small.tick_params(labelsize=7, length=0)
-                small.grid(visible=False)
+            left, top = (index % columns) * _CARD[0] + 0.1, (index // columns) * _CARD[1]
+            _place_card(sheet, card, left, top)
+        sheet.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
     return figure
+
+
+def _place_card(axis: Axes, card: LatentCard, left: float, top: float) -> None:
+    axis.text(left, top + 0.22, f"latent {card.latent}", weight="bold", size=10)
+    axis.text(left, top + 0.38, card.summary, size=7, color=QUIET, parse_math=False)
+    if card.images is not None and len(card.images):
+        pictures = contact_sheet(card.images, 8)
+        scale = min(_SHEET[0] / pictures.shape[1], _SHEET[1] / pictures.shape[0])
+        right, bottom = left + scale * pictures.shape[1], top + 0.44 + scale * pictures.shape[0]
+        axis.imshow(pictures, extent=(left, right, bottom, top + 0.44), interpolation="nearest")
+    floor = top + 0.44 + _SHEET[1] + 0.1 + _CHART[1]
+    _place_bars(axis, card.histogram, left, floor, ACCENT, gap=0.0)
+    axis.text(left, floor + 0.12, "0", size=7)
+    axis.text(left + _CHART[0], floor + 0.12, f"{card.largest:.3g}", size=7, ha="right")
+    shares = card.class_shares
+    if shares is None or card.class_names is None:
+        return
+    share, prior = shares
+    left += 1.7
+    step = _CHART[0] / len(share)
+    highest = max(float(share.max()), float(prior.max()))
+    _place_bars(axis, share, left, floor, WARM, gap=0.15, highest=highest)
+    at = left + step * np.arange(len(share))
+    axis.hlines(floor - _CHART[1] * prior / highest, at, at + step, color=INK, lw=1.2)
+    for x, name in zip(at, card.class_names, strict=True):
+        short = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+        turn = 90 if len(short) > 2 else 0
+        axis.text(x + step / 2, floor + 0.04, short, size=6.5, ha="center", va="top", rotation=turn, parse_math=False)
+
+
+def _place_bars(
+    axis: Axes, heights: np.ndarray, left: float, floor: float, colour: str, *, gap: float, highest: float = 0.0
+) -> None:
+    """Bars over one chart's width, as one artist; `gap` is the share of a bar's width that stays empty."""
+    step = _CHART[0] / max(len(heights), 1)
+    tall = _CHART[1] * np.asarray(heights, np.float64) / (highest or max(float(np.max(heights, initial=0)), 1.0))
+    x = left + step * (np.arange(len(heights)) + gap / 2)
+    right = x + step * (1 - gap)
+    corners = np.stack([np.stack([x, x, right, right], 1), floor - np.stack([0 * tall, tall, tall, 0 * tall], 1)], -1)
+    axis.add_collection(PolyCollection(list(corners), facecolors=colour, linewidths=0))
+    axis.plot([left, left + _CHART[0]], [floor, floor], color=QUIET, lw=0.8)
 
 
 def _histogram(axis: Axes, card: LatentCard) -> None:
