@@ -60,3 +60,17 @@ def test_a_device_beyond_the_last_is_refused() -> None:
 def test_fields_are_checked_while_the_tests_run() -> None:
     with pytest.raises(TypeCheckError):
         Runtime(threads="many")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("threads", "flops", "expected"), [(None, 1e6, 1), (None, 1e12, 2), (None, 4e8, 2), (2, 1e6, 2)]
+)
+def test_small_steps_get_one_thread_unless_asked_otherwise(threads, flops, expected):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with Runtime(threads=threads).threads_for(flops):
+            assert torch.get_num_threads() == expected
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -1,10 +1,14 @@
 """What does not change a result: device, threads and how often work in progress is saved."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from unweave.core.errors import InputError
+
+_FLOPS_A_THREAD = 1.5e8  # about 2 ms of one core
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +18,7 @@ class Runtime:
     device: str = "auto"
     "where tensors live: auto (cuda where there is one), cpu, cuda, cuda:1, mps"
     threads: int | None = None
-    "CPU threads for torch; its own choice by default"
+    "CPU threads for torch; by default its own choice, and fewer for training steps too small to share"
     checkpoint_seconds: float = 10.0
     "how often training writes a checkpoint; less often where writing takes more than a fiftieth of the time"
 
@@ -28,6 +32,20 @@ class Runtime:
             if self.threads < 1:
                 raise InputError(f"--threads must be at least 1, got {self.threads}")
             torch.set_num_threads(self.threads)
+
+    @contextmanager
+    def threads_for(self, flops: float) -> Iterator[None]:
+        """CPU threads inside the block, for steps of so many floating-point operations.
+
+        A small step gains nothing from a second thread, and loses much wherever another process uses that core: threads
+        wait for each other several times a step.
+        """
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or max(1, min(before, int(flops / _FLOPS_A_THREAD))))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def torch_device(self) -> torch.device:
         """The device to use.

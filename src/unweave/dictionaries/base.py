@@ -164,6 +164,31 @@ class Dictionary(nn.Module, ABC):
         return f"{type(self).__name__}(d_in={self.d_in}, d_sae={self.d_sae}, {self.config})"
 
 
+@torch.no_grad()
+def best_gain(dictionary: Dictionary, rows: RowSource, origin: Float[Tensor, " d_in"], *, most: int) -> float:
+    """The factor that brings reconstructions closest to the rows in least squares, both seen from `origin`.
+
+    Args:
+        dictionary: encodes the rows; its codes' directions make the reconstructions.
+        rows: the first `most` of them count, up to a whole block.
+        origin: what the dictionary adds to its codes' directions.
+        most: rows to read.
+
+    Returns:
+        Σ y·ŷ / Σ ‖ŷ‖² for y = x − origin and ŷ = f V; 1 where nothing fires.
+    """
+    dot, square, seen = 0.0, 0.0, 0
+    for block in rows.blocks(max(1, min(4096, _ENCODE_BYTES // (4 * dictionary.d_sae)))):
+        on_device = block.to(dictionary.device)
+        raw = (dictionary.encode(on_device) @ dictionary.directions()).double()
+        dot += float(((on_device - origin).double() * raw).sum())
+        square += float(raw.square().sum())
+        seen += len(block)
+        if seen >= most:
+            break
+    return dot / square if square > 0 else 1.0
+
+
 def dictionary_identity(
     config: DictionaryConfig, d_in: int, inputs: Mapping[str, str], *, training: object = None, seed: int | None = None
 ) -> Identity:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unweave.core.errors import InputError
-from unweave.dictionaries.base import Dictionary, DictionaryConfig
+from unweave.dictionaries.base import Dictionary, DictionaryConfig, best_gain
 from unweave.dictionaries.topk import keep_largest
 from unweave.store.rows import RowSource
 
@@ -68,16 +68,7 @@ class OneSided(Dictionary):
         self.mean.copy_(moments.mean)
         self.V.copy_(self.fit_directions(rows, generator))
         self.gain.fill_(1.0)
-        dot, square, seen = 0.0, 0.0, 0
-        for block in rows.blocks(4096):
-            centred = (block.to(self.device) - self.mean).double()
-            raw = (self.encode(block.to(self.device)) @ self.V).double()
-            dot += float((centred * raw).sum())
-            square += float(raw.square().sum())
-            seen += len(block)
-            if seen >= _GAIN_ROWS:
-                break
-        self.gain.fill_(dot / square if square > 0 else 1.0)
+        self.gain.fill_(best_gain(self, rows, self.mean, most=_GAIN_ROWS))
 
     def encode(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_sae"]:
         """Codes of rows, dense."""

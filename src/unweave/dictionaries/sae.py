@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unweave.core.errors import InputError
-from unweave.dictionaries.base import Dictionary, DictionaryConfig, Losses, Step
+from unweave.dictionaries.base import Dictionary, DictionaryConfig, Losses, Step, best_gain
 from unweave.store.rows import RowSource
 
+_START_ROWS = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class SAEConfig(DictionaryConfig):
@@ -23,8 +24,9 @@ class SAEConfig(DictionaryConfig):
     b_dec: Literal["mean", "zero"] = "mean"
     "start of the decoder's bias: the mean of the rows, or zero"
     init: Literal["tied", "kaiming", "torch"] = "tied"
-    "start of the weights: random unit decoder rows with the encoder their transpose; or both uniform, within \
-√(6/fan_in) (kaiming: He et al., 2015) or 1/√fan_in (torch: as its Linear); biases start at zero"
+    "start of the weights: random unit decoder rows with the encoder their transpose (scaled down where \
+reconstructions would start worse than b_dec alone); or both uniform, within √(6/fan_in) (kaiming: He et al., 2015) \
+or 1/√fan_in (torch: as its Linear); biases start at zero"
     decoder_norm: Literal["unit", "free"] = "unit"
     "length of decoder rows: kept at 1 (gradients along them removed, rows renormalised after each step), or free"
     reconstruction: Literal["sum", "mean"] = "sum"
@@ -70,6 +72,10 @@ class SAE(Dictionary):
             self.after_step()
         if self.config.b_dec == "mean":
             self.b_dec.copy_(rows.moments().mean)
+        if self.config.init == "tied":
+            gain = best_gain(self, rows, self.b_dec, most=_START_ROWS)
+            if gain < 0.5:  # worse than b_dec alone: many latents for few inputs add up to rows that are far too long
+                self.W_enc.mul_(gain)
 
     @abstractmethod
     def activation(self, pre: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_sae"]:

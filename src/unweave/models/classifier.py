@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
 
 from unweave.core.config import from_json
 from unweave.core.errors import InputError, StoreError
@@ -101,7 +102,8 @@ def train_classifier(
     Raises:
         InputError: `out` holds something else.
     """
-    device = (runtime or Runtime()).torch_device()
+    runtime = runtime or Runtime()
+    device = runtime.torch_device()
     classes = len(train.class_names)
     module = config.build(train.shape, classes, torch_generator(seed, "model"))
     inputs = {"train": train.id, "test": test.id, "start": hash_module(module)}
@@ -110,12 +112,23 @@ def train_classifier(
         found = load_model(out)
         found.module.to(device)
         return found
-    curves = _fit(module.to(device), fit, train, test, seed)
+    with runtime.threads_for(3 * _forward_flops(module.to(device), fit, train)):
+        curves = _fit(module, fit, train, test, seed)
     with writing(out, identity) as draft:
         save_tensors(draft.folder / _WEIGHTS, {name: tensor.clone() for name, tensor in module.state_dict().items()})
         save_table(draft.folder / _CURVES, curves)
         draft.details.update(shape=list(train.shape), classes=classes)
     return TrainedModel(module.eval(), curves, identity.id)
+
+
+@torch.no_grad()
+def _forward_flops(module: nn.Module, fit: Fit, images: LabelledImages) -> float:
+    """Floating-point operations of one batch on its way through."""
+    module.eval()  # counting must not move running statistics
+    batch, _ = next(_batches(images, fit.batch_size))
+    with FlopCounterMode(display=False) as counter:
+        module(batch.to(next(module.parameters()).device))
+    return float(counter.get_total_flops())
 
 
 def load_model(folder: Path) -> TrainedModel:

@@ -76,7 +76,9 @@ def train(
         if built.trained_by_gradient:
             checkpoint = None if out is None or stream is not None else Checkpoint(Path(out), identity.id)
             batches = _Batches(source, stream, training, seed)
-            _run(built, batches, training, checkpoint, runtime.checkpoint_seconds)
+            flops = 6 * training.batch_size * sum(parameter.numel() for parameter in built.parameters())
+            with runtime.threads_for(flops):
+                _run(built, batches, training, checkpoint, runtime.checkpoint_seconds)
     trained = built.to_inference()
     if out is not None:
         with writing(Path(out), identity, overwrite=overwrite) as draft:
