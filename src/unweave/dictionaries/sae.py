@@ -15,6 +15,7 @@ from unweave.store.rows import RowSource
 
 _START_ROWS = 8192
 
+
 @dataclass(frozen=True, kw_only=True)
 class SAEConfig(DictionaryConfig):
     """Options that every sparse autoencoder has."""

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from unweave.analyze import Analysis
+from unweave.core.config import to_json
 from unweave.figures.latents import gallery
 from unweave.recipes.base import RECIPES
 from unweave.report.cards import galleries
@@ -115,19 +116,13 @@ def _summary(contents: Contents) -> str:
 def _facts(contents: Contents) -> list[tuple[str, str]]:
     """The few facts under the title."""
     facts = []
+    if contents.run:
+        facts.append(("settings", _preset(contents)))
     if contents.curves is not None:
         facts.append(("model", f"{100 * contents.curves['test_accuracy'][-1]:.1f} % test accuracy"))
-    for name, atlas in contents.atlases.items():
-        if name == MAIN:
-            facts.append(("layer", atlas.hook_name))
-            facts.append(
-                (
-                    "evaluated on",
-                    f"{int(atlas.metrics['dictionary/rows']):,} held-out rows"
-                    if contents.run
-                    else f"{int(atlas.metrics['dictionary/rows']):,} rows",
-                )
-            )
+    if (atlas := contents.atlases.get(MAIN)) is not None:
+        which = "held-out rows" if contents.run else "rows"
+        facts += [("layer", atlas.hook_name), ("evaluated on", f"{int(atlas.metrics['dictionary/rows']):,} {which}")]
     if contents.run:
         facts.append(("seed", str(contents.run["seed"])))
         facts.append(("took", f"{contents.run['wall_seconds']:.0f} s"))
@@ -135,6 +130,14 @@ def _facts(contents: Contents) -> list[tuple[str, str]]:
     else:
         facts.append(("made", time.strftime("%Y-%m-%d")))
     return facts
+
+
+def _preset(contents: Contents) -> str:
+    """The recipe's preset that the run was made with."""
+    recipe = RECIPES.members().get(contents.run["recipe"])
+    presets = {} if recipe is None else recipe.presets
+    config = contents.run["config"]
+    return next((f"preset {name}" for name, preset in presets.items() if to_json(preset) == config), "its own")
 
 
 def _provenance(contents: Contents) -> list[tuple[str, str]]:
