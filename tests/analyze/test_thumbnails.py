@@ -127,3 +127,10 @@ def test_the_strongest_examples_are_shown_strongest_first(rows, store_of, dictio
         assert atlas.top_images(latent).ravel().tolist() == expected.tolist()
         shown = atlas.top_images(latent, "relative").ravel()
         assert np.allclose(relative[shown, latent], np.sort(relative[:, latent])[::-1][:fires])
+
+
+def test_the_images_of_another_split_are_refused(rows, store_of, dictionary_of):
+    x, label = rows
+    other = MemoryImages(torch.zeros(120, 1, 2, 2, dtype=torch.uint8), torch.zeros(120, dtype=torch.int64), ["a"])
+    with pytest.raises(InputError, match="120 images, but 90 examples were captured"):
+        analyze(dictionary_of(x), store_of(x, label), images=other)

@@ -19,22 +19,23 @@ def _generator(seed: int = 0) -> torch.Generator:
 
 
 def test_the_tied_start(rows: Tensor) -> None:
-    sae = TopK(d_sae=8, k=1).build(6)
+    sae = TopK(d_sae=50, k=3).build(6)
     sae.prepare(TensorRows(rows), _generator())
-    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(8))
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(50))
     assert torch.equal(sae.W_enc, sae.W_dec.T)
-    assert torch.equal(sae.b_enc, torch.zeros(8))
+    assert torch.equal(sae.b_enc, torch.zeros(50))
     torch.testing.assert_close(sae.b_dec.data, rows.mean(0))
 
 
-@pytest.mark.parametrize("config", [ReLU(d_sae=300), ReLUKL(d_sae=300), TopK(d_sae=300, k=30)])
-def test_many_latents_start_with_reconstructions_of_the_right_length(config: SAEConfig, rows: Tensor) -> None:
+@pytest.mark.parametrize("config", [ReLU(d_sae=300), ReLUKL(d_sae=300)])
+def test_relu_latents_start_with_reconstructions_of_the_right_length(config: SAEConfig, rows: Tensor) -> None:
     sae = config.build(6)
     sae.prepare(TensorRows(rows), _generator())
-    gain = float((sae.W_enc.T * sae.W_dec).detach().sum(1).mean())
-    assert 0 < gain < 0.5
+    sae = sae.to_inference()
+    gain = float((sae.W_enc.T * sae.W_dec).sum(1).mean())
+    assert 0 < gain < 0.1
     torch.testing.assert_close(sae.W_enc.data, gain * sae.W_dec.data.T)
-    centred = rows - sae.b_dec.detach()
+    centred = rows - sae.b_dec
     left = {scale: float((centred - scale * (sae(rows) - sae.b_dec)).square().sum()) for scale in (0, 0.9, 1, 1.1)}
     assert min(left, key=left.__getitem__) == 1
 

@@ -141,3 +141,12 @@ def test_relative_values_do_not_depend_on_the_rows_length(random_codes, scale):
     scaled = Codes.from_dense(torch.from_numpy(dense) * scale)
     length = np.linalg.norm(dense, axis=1, keepdims=True)
     assert np.allclose(relative(scaled).dense().numpy(), dense / np.where(length > 0, length, 1), rtol=1e-5)
+
+
+def test_an_example_of_several_rows_stands_among_the_strongest_once() -> None:
+    codes = Codes.from_dense(torch.tensor([[3.0, 0], [5, 1], [4, 0], [2, 2], [5, 0]]))
+    top = top_examples(by_latent(codes), 2, np.array([0, 0, 1, 1, 2]))
+    assert top.latent.tolist() == [0, 0, 1, 1]
+    assert top.rank.tolist() == [0, 1, 0, 1]
+    assert top.row.tolist() == [1, 4, 3, 1]
+    assert top.value.tolist() == [5, 5, 2, 1]

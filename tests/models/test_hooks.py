@@ -245,3 +245,11 @@ def test_a_users_own_hook_acts_before_the_value_is_read():
     model = chain(1)
     model[0].register_forward_hook(lambda _m, _i, out: out * 2)
     assert HookPoints(model, "0").read(torch.ones(1, 1))["0"].item() == 4
+
+
+def test_a_glob_passes_over_modules_that_only_hold_others() -> None:
+    model = nn.Sequential(nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), nn.ReLU())
+    assert resolve(model, ["*"]) == ["0.0", "0.1", "1"]
+    assert resolve(model, "0") == ["0"]
+    with pytest.raises(InputError, match=r"no module '\?\?'"):
+        resolve(model, "??")

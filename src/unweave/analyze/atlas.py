@@ -86,7 +86,7 @@ class Atlas:
 
     @cached_property
     def examples(self) -> pa.Table:
-        """The strongest rows of each latent: order (`value`, `relative`), latent, rank, row, example, position."""
+        """Each latent's strongest examples, by their strongest row: `order`, latent, rank, row, example, position."""
         return load_table(self.folder / EXAMPLES)
 
     @cached_property

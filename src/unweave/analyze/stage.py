@@ -68,9 +68,16 @@ def analyze(
         InputError: the dictionary takes other rows or gives negative codes, or there are fewer images than examples.
     """
     analysis = analysis or Analysis()
+    if not isinstance(activations, Activations):
+        raise InputError(f"activations must be a store that capture gave, got a {type(activations).__name__}")
     if dictionary.d_in != activations.d_in:
         raise InputError(f"the dictionary takes rows of width {dictionary.d_in}, the store has {activations.d_in}")
     reader = None if images is None else ImageReader(images)
+    captured = activations.manifest.details.get("examples")
+    if isinstance(images, ImageDataset) and captured not in (None, len(images)):
+        raise InputError(
+            f"the data set has {len(images):,} images, but {captured:,} examples were captured: give the split that was"
+        )
     inputs = {
         "dictionary": hash_module(dictionary),
         "activations": activations.id,

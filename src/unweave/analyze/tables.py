@@ -131,10 +131,10 @@ def top_columns(
     example: Int64[np.ndarray, " n"],
     position: Int64[np.ndarray, " n"],
 ) -> dict[str, np.ndarray]:
-    """The strongest rows of each latent, by value and by relative value (its share in the row's length)."""
+    """The strongest examples of each latent, by value and by relative value (its share in the row's length)."""
     parts = []
     for order, grouped in (("value", entries), ("relative", by_latent(relative(codes)))):
-        top = top_examples(grouped, most)
+        top = top_examples(grouped, most, example)
         parts.append(
             {
                 "order": np.full(len(top.row), order),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -41,6 +41,7 @@ class ReLU(SAEConfig):
 class ReLUSAE(SAE):
     """f = relu((x − b_dec) W_enc + b_enc), penalised by Σ_j f_j."""
 
+    scaled_start: ClassVar[bool] = True
     config: ReLU
 
     def activation(self, pre: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_sae"]:

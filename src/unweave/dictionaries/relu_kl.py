@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -51,6 +52,7 @@ class ReLUKL(SAEConfig):
 class ReLUKLSAE(SAE):
     """f = relu((x − b_dec) W_enc + b_enc), penalised by Σ_j KL(ρ ‖ mean activity of j)."""
 
+    scaled_start: ClassVar[bool] = True
     config: ReLUKL
 
     def activation(self, pre: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_sae"]:

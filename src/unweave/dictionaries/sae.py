@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -25,9 +25,9 @@ class SAEConfig(DictionaryConfig):
     b_dec: Literal["mean", "zero"] = "mean"
     "start of the decoder's bias: the mean of the rows, or zero"
     init: Literal["tied", "kaiming", "torch"] = "tied"
-    "start of the weights: random unit decoder rows with the encoder their transpose (scaled down where \
-reconstructions would start worse than b_dec alone); or both uniform, within √(6/fan_in) (kaiming: He et al., 2015) \
-or 1/√fan_in (torch: as its Linear); biases start at zero"
+    "start of the weights: random unit decoder rows with the encoder their transpose (in relu and relu-kl scaled to \
+reconstruct best); or both uniform, within √(6/fan_in) (kaiming: He et al., 2015) or 1/√fan_in (torch: as its Linear); \
+biases start at zero"
     decoder_norm: Literal["unit", "free"] = "unit"
     "length of decoder rows: kept at 1 (gradients along them removed, rows renormalised after each step), or free"
     reconstruction: Literal["sum", "mean"] = "sum"
@@ -47,8 +47,13 @@ class SAE(Dictionary):
     """A sparse autoencoder: codes f = activation((x − b_dec) W_enc + b_enc), reconstruction x̂ = f W_dec + b_dec.
 
     Shapes: W_enc [d_in, d_sae], b_enc [d_sae], W_dec [d_sae, d_in], b_dec [d_in].
+
+    Attributes:
+        scaled_start: whether the tied encoder is scaled so that the first reconstructions have the best length. Where
+            half of all latents fire at the start, they add up to rows about d_sae / 2 d_in times too long.
     """
 
+    scaled_start: ClassVar[bool] = False
     config: SAEConfig
 
     def __init__(self, config: SAEConfig, d_in: int) -> None:
@@ -73,10 +78,8 @@ class SAE(Dictionary):
             self.after_step()
         if self.config.b_dec == "mean":
             self.b_dec.copy_(rows.moments().mean)
-        if self.config.init == "tied":
-            gain = best_gain(self, rows, self.b_dec, most=_START_ROWS)
-            if gain < 0.5:  # worse than b_dec alone: many latents for few inputs add up to rows that are far too long
-                self.W_enc.mul_(gain)
+        if self.config.init == "tied" and self.scaled_start:
+            self.W_enc.mul_(best_gain(self, rows, self.b_dec, most=_START_ROWS))
 
     @abstractmethod
     def activation(self, pre: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_sae"]:

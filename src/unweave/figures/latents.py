@@ -90,6 +90,7 @@ def latent_card(card: LatentCard) -> Figure:
 
 
 _CARD = (3.5, 2.1)  # inches
+_NAMES = 0.36  # more for upright names of classes
 _SHEET, _CHART = (3.2, 0.8), (1.5, 0.5)
 
 
@@ -99,22 +100,28 @@ def gallery(cards: Sequence[LatentCard], *, columns: int = 3) -> Figure:
     All of it lies on one pair of axes measured in inches: a pair for each chart would take ten times as long to draw.
     """
     rows = max(1, -(-len(cards) // columns))
-    width, height = columns * _CARD[0], rows * _CARD[1]
+    tall = _CARD[1] + (_NAMES if any(map(_upright, cards)) else 0)
+    width, height = columns * _CARD[0], rows * tall
     with house_style():
         figure = Figure(figsize=(width, height))
         figure.set_layout_engine("none")
         sheet = figure.add_axes((0, 0, 1, 1))
         sheet.set_axis_off()
         for index, card in enumerate(cards):
-            left, top = (index % columns) * _CARD[0] + 0.1, (index // columns) * _CARD[1]
+            left, top = (index % columns) * _CARD[0] + 0.1, (index // columns) * tall
             _place_card(sheet, card, left, top)
         sheet.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
     return figure
 
 
+def _upright(card: LatentCard) -> bool:
+    """Whether names of classes are too long to stand side by side."""
+    return card.class_names is not None and max(map(len, card.class_names)) > 2
+
+
 def _place_card(axis: Axes, card: LatentCard, left: float, top: float) -> None:
     axis.text(left, top + 0.22, f"latent {card.latent}", weight="bold", size=10)
-    axis.text(left, top + 0.38, card.summary, size=7, color=QUIET, parse_math=False)
+    axis.text(left, top + 0.38, card.summary, size=6.5, color=QUIET, parse_math=False)
     if card.images is not None and len(card.images):
         pictures = contact_sheet(card.images, 8)
         scale = min(_SHEET[0] / pictures.shape[1], _SHEET[1] / pictures.shape[0])
@@ -134,9 +141,9 @@ def _place_card(axis: Axes, card: LatentCard, left: float, top: float) -> None:
     _place_bars(axis, share, left, floor, WARM, gap=0.15, highest=highest)
     at = left + step * np.arange(len(share))
     axis.hlines(floor - _CHART[1] * prior / highest, at, at + step, color=INK, lw=1.2)
+    turn = 90 if _upright(card) else 0
     for x, name in zip(at, card.class_names, strict=True):
         short = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
-        turn = 90 if len(short) > 2 else 0
         axis.text(x + step / 2, floor + 0.04, short, size=6.5, ha="center", va="top", rotation=turn, parse_math=False)
 
 
@@ -169,8 +176,7 @@ def _classes(axis: Axes, card: LatentCard) -> None:
     place = np.arange(len(share))
     axis.bar(place, share, color=WARM)
     axis.hlines(prior, place - 0.45, place + 0.45, color=INK, lw=1.2)
-    upright = max(map(len, card.class_names)) > 2
-    axis.set_xticks(place, card.class_names, rotation=90 if upright else 0, parse_math=False)
+    axis.set_xticks(place, card.class_names, rotation=90 if _upright(card) else 0, parse_math=False)
     axis.set_title("classes it fires on (line: prior)", weight="normal")
     axis.set_ylim(0, None)
     axis.grid(axis="x", visible=False)

@@ -58,13 +58,13 @@ def by_example(entries: Entries, example: Int64[np.ndarray, " n"]) -> Entries:
     if n == len(example) and np.array_equal(example, np.arange(n)):
         return entries
     key = entries.latent().astype(np.int64) * n + example[entries.row]
-    order = np.lexsort((-entries.value, key))
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = np.diff(key[order]) != 0
-    kept = order[first]
-    latent, row = np.divmod(key[kept], n)
+    order = np.argsort(key, kind="stable")  # all but sorted already where an example's rows follow each other
+    key = key[order]
+    starts = np.flatnonzero(np.diff(key, prepend=-1))
+    largest = np.maximum.reduceat(entries.value[order], starts) if len(starts) else entries.value
+    latent, row = np.divmod(key[starts], n)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(latent, minlength=entries.d_sae))])
-    return Entries(offsets.astype(np.int64), row.astype(np.int32), entries.value[kept], n)
+    return Entries(offsets.astype(np.int64), row.astype(np.int32), largest, n)
 
 
 def stable_order(keys: Int32[np.ndarray, " n"], n_keys: int) -> Int64[np.ndarray, " n"]:

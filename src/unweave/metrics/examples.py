@@ -19,11 +19,21 @@ class TopExamples:
     value: Float32[np.ndarray, " m"]
 
 
-def top_examples(entries: Entries, most: int) -> TopExamples:
-    """The up to `most` rows on which each latent fires strongest; equal values in the order of rows."""
+def top_examples(entries: Entries, most: int, example: Int64[np.ndarray, " n"] | None = None) -> TopExamples:
+    """The up to `most` rows on which each latent fires strongest; equal values in the order of rows.
+
+    Args:
+        entries: active entries of each latent.
+        most: rows of a latent.
+        example: example of each row, where several belong to one: then only its strongest row stands for it.
+    """
     order = entries.strongest_first()
     latent = entries.latent()
-    rank = np.arange(len(order)) - entries.offsets[latent]
+    if example is not None:
+        key = latent * np.int64(example.max(initial=0) + 1) + example[entries.row[order]]
+        first = np.sort(np.unique(key, return_index=True)[1])
+        order, latent = order[first], latent[first]
+    rank = np.arange(len(order)) - np.searchsorted(latent, np.arange(entries.d_sae))[latent]
     kept = rank < most
     chosen = order[kept]
     return TopExamples(latent[kept], rank[kept], entries.row[chosen], entries.value[chosen])

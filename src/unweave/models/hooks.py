@@ -20,13 +20,19 @@ class _AllReadError(BaseException):
 def resolve(model: nn.Module, at: str | Sequence[str]) -> list[str]:
     """Names of the modules that names and globs (`layer*.conv1`) stand for, in the model's order.
 
+    A glob's `*` stands for any letters, dots too. Modules that only hold others (`ModuleList`) have no value and are
+    reached by no glob.
+
     Raises:
         InputError: a name or glob stands for nothing; the message gives the closest names.
     """
     names = [name for name, _ in model.named_modules() if name]
+    callable_names = [name for name, part in model.named_modules() if name and _has_forward(part)]
     chosen: set[str] = set()
     for pattern in [at] if isinstance(at, str) else at:
-        matches = [name for name in names if fnmatch.fnmatchcase(name, pattern)] or ([""] if pattern == "" else [])
+        matches = [name for name in callable_names if fnmatch.fnmatchcase(name, pattern)]
+        if not matches and (pattern == "" or pattern in names):
+            matches = [pattern]
         if not matches:
             where = f"{type(model).__name__} has no module {pattern!r}"
             raise InputError(f"{where}: {did_you_mean(pattern, names)}")
@@ -34,6 +40,10 @@ def resolve(model: nn.Module, at: str | Sequence[str]) -> list[str]:
     if not chosen:
         raise InputError("at names no hook point; give a module's dotted name or a glob")
     return [name for name, _ in model.named_modules() if name in chosen]
+
+
+def _has_forward(module: nn.Module) -> bool:
+    return type(module).forward is not nn.Module.forward
 
 
 class HookPoints:
@@ -66,7 +76,9 @@ class HookPoints:
     def _check_calls(self) -> None:
         for name, calls in self._calls.items():
             if calls == 0:
-                raise InputError(f"the forward pass never calls the module {name!r}; choose another hook point")
+                raise InputError(
+                    f"the forward pass never calls the module {name!r}; choose another hook point or a narrower glob"
+                )
             if calls > 1:
                 raise InputError(
                     f"the forward pass calls the module {name!r} {calls} times, so it has no single value; "

@@ -106,9 +106,10 @@ def existing(folder: Path, identity: Identity, *, overwrite: bool = False) -> bo
     _check_files(folder, found, verify=False)
     if found.id == identity.id:
         return True
-    what = f"another {found.kind}" if found.kind == identity.kind else f"an artifact of kind {found.kind!r}"
+    other = "another artifact" if found.kind == identity.kind else "an artifact"
     raise InputError(
-        f"{folder} holds {what}, made from other settings or inputs; choose another folder or overwrite it"
+        f"{folder} holds {other} of kind {found.kind!r}, made from other settings or inputs; choose another folder or "
+        "overwrite it"
     )
 
 

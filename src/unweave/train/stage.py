@@ -57,6 +57,8 @@ def train(
         InputError: the rows are not [n, d_in], the settings make no sense, or the loss is no longer finite.
     """
     training, runtime = training or Training(), runtime or Runtime()
+    if not isinstance(dictionary, DictionaryConfig):
+        raise InputError(f"dictionary must be a configuration such as TopK(d_sae=1024, k=16), got {dictionary!r}")
     source, stream = _source(rows)
     inputs = {"activations" if stream is None else "first batches": source.id}
     identity = dictionary_identity(dictionary, source.d_in, inputs, training=training, seed=seed)
