@@ -46,7 +46,7 @@ def parse(form: Any, default: T, arguments: Sequence[str], *, program: str, desc
                 description=description + _choices(chosen),
                 args=rest,
                 default=chosen,
-                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+                config=(tyro.conf.AvoidSubcommands,),
             )
             return read
     except SystemExit as end:

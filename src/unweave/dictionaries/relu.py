@@ -24,8 +24,8 @@ class ReLU(SAEConfig):
     weight l1 × batch size: some published notebooks do, and their numbers can only be met that way.
     """
 
-    l1: float = 3e-3
-    "weight of the penalty"
+    l1: float = 1.0
+    "weight of the penalty; the default suits rows scaled to variance 1 a dimension, as training scales them"
     l1_reduction: Literal["mean", "sum"] = "mean"
     "the penalty over the batch: its mean, or its sum (weight then grows with the batch)"
 

@@ -20,17 +20,18 @@ class ReLUKL(SAEConfig):
     """ReLU sparse autoencoder with a KL penalty: loss = ‖x − x̂‖² + kl·Σ_j KL(ρ ‖ ρ̂_j).
 
     KL(ρ ‖ ρ̂) = ρ log(ρ/ρ̂) + (1−ρ) log((1−ρ)/(1−ρ̂)) of two Bernoulli variables; ρ̂_j is the batch mean of latent j's
-    activity. Ng (2011), "Sparse autoencoder". ρ is the target *mean activity*: small is sparse, 0.999 is dense.
+    activity. Ng (2011), "Sparse autoencoder". ρ is the target *mean activity*: small is sparse, 0.999 is dense;
+    it bounds how much latents fire on average, not on how many rows.
 
     A ReLU latent is unbounded while a Bernoulli mean is not, so activity is f/(1+f) by default, which lies in [0, 1)
     and has a gradient wherever the latent fires. `squash=False` takes f itself and clamps its mean, as some published
     notebooks do: there a latent whose mean exceeds 1 gets no gradient from the penalty.
     """
 
-    rho: float = 0.05
+    rho: float = 0.01
     "target mean activity of a latent, between 0 and 1; small is sparse"
-    kl: float = 1e-2
-    "weight of the penalty"
+    kl: float = 3.0
+    "weight of the penalty; the default suits rows scaled to variance 1 a dimension, as training scales them"
     squash: bool = True
     "measure activity as f/(1+f); off: f itself, its mean clamped to [epsilon, 1 - epsilon]"
     epsilon: float = 1e-7
