@@ -71,11 +71,12 @@ class MemoryImages(ImageDataset):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetConfig(Component):
+class DatasetConfig(Component, ABC):
     """Base of data set configurations."""
 
     registry: ClassVar[Registry[type[Component]]] = Registry("data set", "unweave.datasets")
 
+    @abstractmethod
     def load(self, split: Split, data_dir: Path | None = None) -> ImageDataset:
         """Read one split.
 
@@ -86,4 +87,3 @@ class DatasetConfig(Component):
         Raises:
             InputError: the files are missing, damaged or not what they should be, and what to do.
         """
-        raise NotImplementedError

@@ -50,18 +50,18 @@ class Losses:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DictionaryConfig(Component):
+class DictionaryConfig(Component, ABC):
     """Base of dictionary configurations."""
 
     registry: ClassVar[Registry[type[Component]]] = Registry("dictionary", "unweave.dictionaries")
 
+    @abstractmethod
     def build(self, d_in: int) -> "Dictionary":
         """A dictionary of this kind for rows [n, d_in], its weights not yet set.
 
         Raises:
             InputError: the configuration makes no sense for this width.
         """
-        raise NotImplementedError
 
 
 class Dictionary(nn.Module, ABC):

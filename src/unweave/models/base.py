@@ -1,5 +1,6 @@
 """What every model configuration offers, and the layers that the small ones are made of."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -12,11 +13,12 @@ from unweave.core.registry import Component, Registry
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(Component):
+class ModelConfig(Component, ABC):
     """Base of model configurations."""
 
     registry: ClassVar[Registry[type[Component]]] = Registry("model", "unweave.models")
 
+    @abstractmethod
     def build(self, shape: tuple[int, int, int], classes: int, generator: torch.Generator) -> nn.Module:
         """An untrained network.
 
@@ -25,7 +27,6 @@ class ModelConfig(Component):
             classes: number of classes it tells apart.
             generator: source of its starting weights.
         """
-        raise NotImplementedError
 
 
 class Normalise(nn.Module):
