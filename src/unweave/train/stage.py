@@ -170,10 +170,10 @@ def _run(
                 checkpoint.save(trainer)
                 saved = time.monotonic()
                 pause = max(checkpoint_seconds, min(_PAUSE_A_COST * (saved - now), _MOST_PAUSES * checkpoint_seconds))
+        trainer.finish()
         bar.advance(trainer.step - bar.done, **trainer.latest())
     if trainer.total is not None and trainer.step < trainer.total:
         raise InputError(f"the iterator of batches ended after {trainer.step} of {trainer.total} steps")
-    trainer.finish()
     if scale != 1:
         dictionary.rescale(1 / scale)
     dictionary.history = trainer.history
