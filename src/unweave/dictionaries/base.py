@@ -180,8 +180,8 @@ def best_gain(dictionary: Dictionary, rows: RowSource, origin: Float[Tensor, " d
     dot, square, seen = 0.0, 0.0, 0
     for block in rows.blocks(max(1, min(4096, _ENCODE_BYTES // (4 * dictionary.d_sae)))):
         on_device = block.to(dictionary.device)
-        raw = (dictionary.encode(on_device) @ dictionary.directions()).double()
-        dot += float(((on_device - origin).double() * raw).sum())
+        raw = (dictionary.encode(on_device) @ dictionary.directions()).cpu().double()
+        dot += float(((on_device - origin).cpu().double() * raw).sum())
         square += float(raw.square().sum())
         seen += len(block)
         if seen >= most:

@@ -58,6 +58,7 @@ class Trainer:
         self._window = max(1, round(training.dead_window * total)) if total else 1000
         self._last_fired = torch.zeros(dictionary.d_sae, dtype=torch.int64, device=device)
         self._sums: dict[str, Tensor] = {}
+        self._exact = torch.float32 if device.type == "mps" else torch.float64  # Metal has no float64
         self._rate = 0.0
 
     def train_batch(self, batch: Float[Tensor, "b d_in"]) -> None:
@@ -99,7 +100,7 @@ class Trainer:
         numbers = {name: value.detach() for name, value in losses.parts.items()}
         numbers.update(l0=fired.sum() / rows, _error=losses.residual.square().sum() / rows)
         for name, value in numbers.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value.double()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.to(self._exact)
 
     def _log(self, rate: float) -> None:
         """Close an interval: the means of its steps become one row of the history."""
