@@ -105,6 +105,7 @@ def test_the_message_does_not_depend_on_the_letters_that_a_terminal_knows() -> N
     environment = {"PYTHONIOENCODING": "ascii", "PATH": ""}
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     refused((ended.returncode, ended.stdout, ended.stderr))
+    assert ended.stdout == ""
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,18 @@ def recipes_command(given: list[str], program: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptureArguments:
+class StageArguments:
+    """Flags of every command that leaves an artifact."""
+
+    seed: int = 0
+    "every random choice comes from it"
+    overwrite: bool = False
+    "replace another artifact in --out"
+    runtime: Annotated[Runtime, Flat] = field(default_factory=Runtime)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureArguments(StageArguments):
     """Flags of `unweave capture`."""
 
     capture: Annotated[Capture, Flat]
@@ -99,13 +110,8 @@ class CaptureArguments:
     "where the data lie, for data sets made of files"
     model: ModelConfig = field(default_factory=MLP)
     "the network"
-    seed: int = 0
-    "start of an untrained network"
     batch_size: int = 256
     "images a forward pass"
-    overwrite: bool = False
-    "replace another artifact in --out"
-    runtime: Annotated[Runtime, Flat] = field(default_factory=Runtime)
 
 
 def capture_command(given: list[str], program: str) -> None:
@@ -132,7 +138,7 @@ def capture_command(given: list[str], program: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainArguments:
+class TrainArguments(StageArguments):
     """Flags of `unweave train`."""
 
     activations: tyro.conf.Positional[Path]
@@ -142,11 +148,6 @@ class TrainArguments:
     sae: DictionaryConfig = field(default_factory=TopK)
     "the dictionary"
     training: Training = field(default_factory=Training)
-    seed: int = 0
-    "start and order of the rows come from it"
-    overwrite: bool = False
-    "replace another artifact in --out"
-    runtime: Annotated[Runtime, Flat] = field(default_factory=Runtime)
 
 
 def train_command(given: list[str], program: str) -> None:
@@ -167,7 +168,7 @@ def train_command(given: list[str], program: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnalyzeArguments:
+class AnalyzeArguments(StageArguments):
     """Flags of `unweave analyze`."""
 
     dictionary: tyro.conf.Positional[Path]
@@ -183,11 +184,6 @@ class AnalyzeArguments:
     data_dir: Path | None = None
     "where the data lie, for data sets made of files"
     analysis: Analysis = field(default_factory=Analysis)
-    seed: int = 0
-    "label permutations come from it"
-    overwrite: bool = False
-    "replace another artifact in --out"
-    runtime: Annotated[Runtime, Flat] = field(default_factory=Runtime)
 
 
 def analyze_command(given: list[str], program: str) -> None:

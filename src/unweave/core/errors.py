@@ -15,10 +15,6 @@ class StoreError(InputError):
     """A file or folder on disk is not what it should be (missing, truncated, foreign, of another version)."""
 
 
-class MissingExtraError(InputError):
-    """An optional dependency is not installed; the message names the `pip install`."""
-
-
 def did_you_mean(name: str, choices: Iterable[str], *, most: int = 3) -> str:
     """End of an error message: the names closest to a wrong one, or all choices where none is close."""
     known = sorted(choices)

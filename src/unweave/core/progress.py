@@ -1,9 +1,8 @@
 """Progress of long work: a rich bar with rate and time left on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -17,7 +16,6 @@ from rich.progress import (
 )
 from rich.text import Text
 
-T = TypeVar("T")
 _PLAIN_EVERY_SECONDS = 30.0
 
 
@@ -96,11 +94,3 @@ def silenced() -> Iterator[None]:
 def progress(label: str, *, total: int | None, unit: str) -> Bar:
     """A bar for `total` units of work, on standard error so that results can be piped."""
     return Bar(label, total, unit, Console(stderr=True, quiet=not _enabled))
-
-
-def track(items: Iterable[T], label: str, *, total: int | None, unit: str) -> Iterator[T]:
-    """Iterate with a bar that moves on by one for each item."""
-    with progress(label, total=total, unit=unit) as bar:
-        for item in items:
-            yield item
-            bar.advance()

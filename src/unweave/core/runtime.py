@@ -8,7 +8,7 @@ import torch
 
 from unweave.core.errors import InputError
 
-_FLOPS_A_THREAD = 1.5e8  # about 2 ms of one core
+_FLOPS_A_THREAD = 1.5e8  # two to three milliseconds of one core
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Runtime:
     def threads_for(self, flops: float) -> Iterator[None]:
         """CPU threads inside the block, for steps of so many floating-point operations.
 
-        A small step gains nothing from a second thread, and loses much wherever another process uses that core: threads
+        A small step gains little from a second thread, and loses much wherever another process uses that core: threads
         wait for each other several times a step.
         """
         before = torch.get_num_threads()

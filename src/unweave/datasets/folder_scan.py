@@ -91,7 +91,7 @@ def _files(folder: Path, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
 
 
 def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in image_suffixes()  # noqa: PTH122 - ten times faster than a Path
+    return os.path.splitext(name)[1].lower() in image_suffixes()  # noqa: PTH122 - four times faster than a Path
 
 
 def _check_classes(root: Path, images: dict[str, list[str]]) -> None:

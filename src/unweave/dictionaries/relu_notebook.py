@@ -1,4 +1,4 @@
-"""The L1 sparse autoencoder of a widely copied notebook, with what is odd about it."""
+"""The L1 sparse autoencoder of a published notebook, with what is odd about it."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ _TINY = torch.finfo(torch.float32).tiny
 @register("relu-notebook")
 @dataclass(frozen=True, kw_only=True)
 class NotebookReLU(ReLU):
-    """ReLU sparse autoencoder made of two `Linear` layers, as a widely copied notebook has it: to meet its numbers.
+    """ReLU sparse autoencoder made of two `Linear` layers, as a published notebook has it: to meet its numbers.
 
     It means to be the one of Bricken et al. (2023) and differs in three ways. Encoder and decoder keep the layers' own
     biases beside b_enc and b_dec. The decoder is normalised along the wrong axis, its columns instead of its rows, and

@@ -97,7 +97,7 @@ _SHEET, _CHART = (3.2, 0.8), (1.5, 0.5)
 def gallery(cards: Sequence[LatentCard], *, columns: int = 3) -> Figure:
     """Latents side by side: strongest examples, histogram of values, and classes against their prior (line).
 
-    All of it lies on one pair of axes measured in inches: a pair for each chart would take ten times as long to draw.
+    All of it lies on one pair of axes measured in inches: a pair for each chart takes three to four times as long.
     """
     rows = max(1, -(-len(cards) // columns))
     tall = _CARD[1] + (_NAMES if any(map(_upright, cards)) else 0)

@@ -45,7 +45,7 @@ def write(figure: Figure, folder: Path, name: str) -> str:
     buffer = io.StringIO()
     with style.house_style():
         figure.savefig(folder / f"{name}.png")
-        figure.set_layout_engine("none")  # the places are found; finding them again takes as long as drawing
+        figure.set_layout_engine("none")  # the places are found: the SVG takes the same
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     (folder / f"{name}.svg").write_text(buffer.getvalue())
     return buffer.getvalue()
