@@ -113,19 +113,25 @@ def test_k_may_be_all_latents_and_no_more(rows: Tensor) -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("stream", [False, True])
-def test_rows_that_are_not_finite_stop_the_run_and_the_steps_are_named(
+def test_rows_that_are_not_finite_are_named_before_the_first_step(
     config: DictionaryConfig, rows: Tensor, bad: float, stream: bool
 ) -> None:
     broken = rows.clone()
-    broken[200, 3] = bad
-    with pytest.raises(InputError, match=r"between steps \d+ and \d+: look for NaN or Inf"):
+    broken[[200, 17], 3] = bad
+    with pytest.raises(InputError, match=r"2 of 300 rows hold NaN or Inf \(the .*: 17, 200\)"):
         train(list(broken.split(32)) if stream else broken, config, None if stream else SHORT)
 
 
-def test_rows_that_turn_bad_late_in_a_stream_are_found(rows: Tensor) -> None:
-    batches = [*rows.split(10), torch.full((10, 8), float("nan"))]
-    with pytest.raises(InputError, match="between steps 0 and 31"):
-        train(batches, TopK(d_sae=16, k=3))
+def test_rows_that_turn_bad_late_in_a_stream_are_found_at_their_step(rows: Tensor) -> None:
+    late = rows[:10].clone()
+    late[[2, 5]] = float("nan")
+    with pytest.raises(InputError, match=r"step 30: 2 of 10 rows of the batch hold NaN or Inf \(rows 2, 5 of it\)"):
+        train([*rows.split(10), late], TopK(d_sae=16, k=3))
+
+
+def test_a_loss_that_is_no_longer_finite_stops_at_its_step(rows: Tensor) -> None:
+    with pytest.raises(InputError, match=r"step \d+: the loss is no longer finite .*try a lower learning_rate"):
+        train(rows, TopK(d_sae=16, k=3, decoder_norm="free"), Training(epochs=50, batch_size=32, learning_rate=1e30))
 
 
 def test_a_stream_without_an_end_in_sight_is_taken_to_its_end(config: DictionaryConfig, rows: Tensor) -> None:

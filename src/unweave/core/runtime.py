@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -19,6 +20,9 @@ class Runtime:
     "where tensors live: auto (cuda where there is one), cpu, cuda, cuda:1, mps"
     threads: int | None = None
     "CPU threads for torch; by default its own choice, and fewer for training steps too small to share"
+    engine: Literal["auto", "sparse", "dense"] = "auto"
+    "how training steps are computed: from active entries alone where the dictionary has a sparse step (auto; sparse \
+refuses any other), or by autograd over everything (dense, the specification); equal up to rounding"
     checkpoint_seconds: float = 10.0
     "how often training writes a checkpoint; less often where writing takes more than a fiftieth of the time"
 
@@ -33,15 +37,19 @@ class Runtime:
                 raise InputError(f"--threads must be at least 1, got {self.threads}")
             torch.set_num_threads(self.threads)
 
+    def workers_for(self, flops: float, *, least: float = _FLOPS_A_THREAD) -> int:
+        """CPU threads for steps of so many floating-point operations, of which each thread should get `least`."""
+        return self.threads or max(1, min(torch.get_num_threads(), int(flops / least)))
+
     @contextmanager
     def threads_for(self, flops: float) -> Iterator[None]:
-        """CPU threads inside the block, for steps of so many floating-point operations.
+        """torch's CPU threads inside the block, for steps of so many floating-point operations.
 
         A small step gains little from a second thread, and loses much wherever another process uses that core: threads
         wait for each other several times a step.
         """
         before = torch.get_num_threads()
-        torch.set_num_threads(self.threads or max(1, min(before, int(flops / _FLOPS_A_THREAD))))
+        torch.set_num_threads(self.workers_for(flops))
         try:
             yield
         finally:

@@ -2,13 +2,13 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor, nn
 
 from unweave.core.codes import Codes
@@ -16,6 +16,7 @@ from unweave.core.config import from_json
 from unweave.core.errors import InputError, StoreError
 from unweave.core.hashing import hash_module
 from unweave.core.registry import Component, Registry
+from unweave.dictionaries.kernels import Kernels
 from unweave.store.artifact import Draft, Identity, existing, read_manifest, writing
 from unweave.store.files import load_table, load_tensors, save_table, save_tensors
 from unweave.store.rows import RowSource
@@ -34,14 +35,34 @@ class Step:
     total: int | None = None
     dead: Bool[Tensor, " d_sae"] | None = None
 
+    def done(self) -> float:
+        """Share of the run that lies behind, where its length is known; else 1."""
+        return 1.0 if self.total is None else self.index / self.total
+
 
 @dataclass(frozen=True, eq=False)
 class Losses:
-    """What one batch costs: the sum to minimise, its named parts, and the codes they were computed from."""
+    """What one batch costs.
+
+    Attributes:
+        parts: the sum to minimise, by name.
+        fired: on how many rows each latent is active.
+        error: squared length of what is missed of a row, mean over the batch.
+        rows: rows of the batch.
+    """
 
     parts: Mapping[str, Float[Tensor, ""]]
-    codes: Float[Tensor, "b d_sae"]
-    residual: Float[Tensor, "b d_in"]
+    fired: Num[Tensor, " d_sae"]
+    error: Float[Tensor, ""]
+    rows: int
+
+    @classmethod
+    def of(
+        cls, parts: Mapping[str, Float[Tensor, ""]], codes: Float[Tensor, "b d_sae"], residual: Float[Tensor, "b d_in"]
+    ) -> "Losses":
+        """From dense codes and what they miss."""
+        error = residual.detach().square().sum() / len(residual)
+        return cls(parts, (codes.detach() != 0).sum(0), error, len(codes))
 
     @property
     def total(self) -> Float[Tensor, ""]:
@@ -114,11 +135,30 @@ class Dictionary(nn.Module, ABC):
         """The loss of one batch at one step."""
         raise InputError(f"{type(self).__name__} is fitted in closed form and has no loss")
 
-    def project_gradients(self) -> None:
-        """Called between the backward pass and the optimiser's step."""
+    def has_sparse_step(self) -> bool:
+        """Whether `gradients` is there, so that training need not use autograd."""
+        return False
 
-    def after_step(self) -> None:
+    def gradients(self, batch: Float[Tensor, "b d_in"], step: Step, kernels: Kernels) -> Losses:
+        """Write into each parameter's `grad` what `loss(batch, step).total.backward()` would, from active entries alone.
+
+        Parts of the result carry no graph.
+        """
+        raise InputError(f"{type(self).__name__} has no sparse step; train it with the dense engine")
+
+    def unit_rows(self) -> Set[str]:
+        """Names of the parameters whose rows the optimiser keeps at length 1."""
+        return frozenset()
+
+    def project_gradients(self) -> None:
+        """Called between the gradients and the optimiser's step."""
+
+    def after_step(self, step: Step) -> None:
         """Called after the optimiser's step."""
+
+    def resample(self, step: Step, batch: Float[Tensor, "b d_in"]) -> Int64[Tensor, " latents"] | None:
+        """Start dead latents anew, where it is time; returns which, so that the optimiser forgets them too."""
+        return None
 
     def rescale(self, factor: float) -> None:
         """Become the dictionary of rows that are `factor` times as long, with codes that are too."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unweave.core.errors import InputError
 from unweave.dictionaries.base import Dictionary, DictionaryConfig, best_gain
-from unweave.dictionaries.topk import keep_largest
+from unweave.dictionaries.sae import keep_largest
 from unweave.store.rows import RowSource
 
 _GAIN_ROWS = 65_536

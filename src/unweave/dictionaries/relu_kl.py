@@ -11,12 +11,15 @@ from torch import Tensor
 from unweave.core.errors import InputError
 from unweave.core.registry import register
 from unweave.dictionaries.base import Step
-from unweave.dictionaries.sae import SAE, Forward, SAEConfig
+from unweave.dictionaries.kernels import Rule
+from unweave.dictionaries.penalised import PenalisedConfig
+from unweave.dictionaries.sae import SAE, Forward
+from unweave.dictionaries.sparse_step import Active
 
 
 @register("relu-kl")
 @dataclass(frozen=True, kw_only=True)
-class ReLUKL(SAEConfig):
+class ReLUKL(PenalisedConfig):
     """ReLU sparse autoencoder with a KL penalty: loss = ‖x − x̂‖² + kl·Σ_j KL(ρ ‖ ρ̂_j).
 
     KL(ρ ‖ ρ̂) = ρ log(ρ/ρ̂) + (1−ρ) log((1−ρ)/(1−ρ̂)) of two Bernoulli variables; ρ̂_j is the batch mean of latent j's
@@ -38,6 +41,7 @@ class ReLUKL(SAEConfig):
     "distance that mean activity keeps from 0 and 1"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.rho < 1:
             raise InputError(f"rho is a mean activity between 0 and 1, got {self.rho}")
         if not self.kl >= 0:
@@ -62,8 +66,27 @@ class ReLUKLSAE(SAE):
 
     def penalties(self, forward: Forward, step: Step) -> Mapping[str, Float[Tensor, ""]]:
         """The divergence between target and mean activity, summed over latents."""
-        rho, epsilon = self.config.rho, self.config.epsilon
         activity = forward.codes / (1 + forward.codes) if self.config.squash else forward.codes
-        mean = activity.mean(0).clamp(epsilon, 1 - epsilon)
-        divergence = rho * torch.log(rho / mean) + (1 - rho) * torch.log((1 - rho) / (1 - mean))
-        return {"kl": self.config.kl * divergence.sum()}
+        return {"kl": self._divergence(activity.mean(0)) * (self.config.kl * self.config.warm_up(step))}
+
+    def rule(self, rows: int, step: Step) -> Rule:
+        """All that are positive."""
+        return Rule()
+
+    def entry_penalties(self, active: Active, step: Step) -> Mapping[str, Float[Tensor, ""]]:
+        """The same divergence: its slope in the mean activity is shared out to the entries."""
+        value = active.codes
+        weight = self.config.kl * self.config.warm_up(step)
+        activity = value / (1 + value) if self.config.squash else value
+        with torch.enable_grad():
+            mean = (active.sums(activity) / active.rows).requires_grad_()
+            divergence = self._divergence(mean)
+            (slope,) = torch.autograd.grad(divergence, mean)
+        inner = (1 + value).pow(-2) if self.config.squash else torch.ones_like(value)
+        active.d_codes.addcmul_(slope[active.latent], inner, value=weight / active.rows)
+        return {"kl": divergence.detach() * weight}
+
+    def _divergence(self, activity: Float[Tensor, " d_sae"]) -> Float[Tensor, ""]:
+        rho, epsilon = self.config.rho, self.config.epsilon
+        mean = activity.clamp(epsilon, 1 - epsilon)
+        return (rho * torch.log(rho / mean) + (1 - rho) * torch.log((1 - rho) / (1 - mean))).sum()

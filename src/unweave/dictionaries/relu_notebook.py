@@ -55,6 +55,10 @@ class NotebookReLUSAE(ReLUSAE):
         """Rows that codes stand for: f W_dec and both biases."""
         return super().decode(codes) + self.decoder_bias
 
+    def has_sparse_step(self) -> bool:
+        """No: it is here for its numbers, not for its speed."""
+        return False
+
     @torch.no_grad()
     def project_gradients(self) -> None:
         """Remove from each decoder column's gradient what lies along the column."""

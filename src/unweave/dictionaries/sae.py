@@ -1,19 +1,21 @@
-"""What sparse autoencoders share: four tensors, a start, unit-norm decoder rows, and the shape of the loss."""
+"""What sparse autoencoders share: four tensors, a start, the shape of the loss, and what revives dead latents."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from unweave.core.errors import InputError
-from unweave.dictionaries.base import Dictionary, DictionaryConfig, Losses, Step, best_gain
+from unweave.core.seeds import torch_generator
+from unweave.dictionaries.base import Dictionary, DictionaryConfig, Losses, Step
+from unweave.dictionaries.kernels import Entries, Groups, Kernels, Rule
+from unweave.dictionaries.sparse_step import Active, Missed, gradients, reconstruction
+from unweave.dictionaries.starts import start_weights
 from unweave.store.rows import RowSource
-
-_START_ROWS = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +24,30 @@ class SAEConfig(DictionaryConfig):
 
     d_sae: int = 1024
     "number of latents"
-    b_dec: Literal["mean", "zero"] = "mean"
-    "start of the decoder's bias: the mean of the rows, or zero"
-    init: Literal["tied", "kaiming", "torch"] = "tied"
-    "start of the weights: random unit decoder rows with the encoder their transpose (in relu and relu-kl scaled to \
-reconstruct best); or both uniform, within √(6/fan_in) (kaiming: He et al., 2015) or 1/√fan_in (torch: as its Linear); \
-biases start at zero"
+    b_dec: Literal["mean", "median", "zero"] = "mean"
+    "start of the decoder's bias: the mean of the rows, their geometric median, or zero"
+    init: Literal["tied", "data", "kaiming", "torch"] = "tied"
+    "start of the weights: unit decoder rows in random directions (tied) or those of random rows (data), the encoder \
+their transpose (in relu and relu-kl scaled to reconstruct best); or both uniform, within √(6/fan_in) (kaiming: He et \
+al., 2015) or 1/√fan_in (torch: as its Linear); biases start at zero"
     decoder_norm: Literal["unit", "free"] = "unit"
     "length of decoder rows: kept at 1 (gradients along them removed, rows renormalised after each step), or free"
     reconstruction: Literal["sum", "mean"] = "sum"
     "squared error of a row: summed over its d_in entries, or averaged; always the mean over the batch"
+    aux: float = 0.0
+    "weight of the auxiliary loss that revives dead latents (AuxK); 0 switches it off"
+    aux_k: int | None = None
+    "dead latents that take part in it, a row; half of d_in by default"
+    resample: float | None = None
+    "start dead latents anew after each such share of the run (0.25: three times); off by default"
+
+    def __post_init__(self) -> None:
+        if not self.aux >= 0:
+            raise InputError(f"aux must be at least 0, got {self.aux}")
+        if self.aux_k is not None and self.aux_k < 1:
+            raise InputError(f"aux_k must be at least 1, got {self.aux_k}; aux=0 switches the auxiliary loss off")
+        if self.resample is not None and not 0 < self.resample < 1:
+            raise InputError(f"resample is a share of the run between 0 and 1, got {self.resample}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +62,17 @@ class Forward:
 class SAE(Dictionary):
     """A sparse autoencoder: codes f = activation((x − b_dec) W_enc + b_enc), reconstruction x̂ = f W_dec + b_dec.
 
-    Shapes: W_enc [d_in, d_sae], b_enc [d_sae], W_dec [d_sae, d_in], b_dec [d_in].
+    Shapes: W_enc [d_in, d_sae], b_enc [d_sae], W_dec [d_sae, d_in], b_dec [d_in]. W_enc lies transposed in memory, so
+    that what belongs to a latent lies together.
+
+    The loss is ‖x − x̂‖², the mean over the batch, plus the penalties of the kind, plus where `aux` is set that of AuxK
+    (Gao et al., 2024, https://arxiv.org/abs/2406.04093): the `aux_k` strongest latents among the dead ones reconstruct
+    what is left over, e = x − x̂, and pay aux·‖e − ê‖². `resample` is the older way: dead latents start anew at rows
+    that are badly reconstructed (Bricken et al., 2023, "Towards Monosemanticity").
+
+    A kind gives `activation`, and `penalties` where it has some. If it also gives `rule`, that is, if its codes come
+    from the positive pre-activations or the largest of them, training exploits the sparsity (see
+    `unweave.dictionaries.sparse_step`); then `entry_penalties` has to give the gradients of the penalties too.
 
     Attributes:
         scaled_start: whether the tied encoder is scaled so that the first reconstructions have the best length. Where
@@ -58,7 +84,7 @@ class SAE(Dictionary):
 
     def __init__(self, config: SAEConfig, d_in: int) -> None:
         super().__init__(config, d_in, config.d_sae)
-        self.W_enc = nn.Parameter(torch.zeros(d_in, self.d_sae))
+        self.W_enc = nn.Parameter(torch.zeros(self.d_sae, d_in).T)
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
         self.W_dec = nn.Parameter(torch.zeros(self.d_sae, d_in))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
@@ -68,22 +94,15 @@ class SAE(Dictionary):
         """Set the starting weights."""
         if rows.d_in != self.d_in:
             raise InputError(f"the dictionary takes rows of width {self.d_in}, the data has {rows.d_in}")
-        if self.config.init == "tied":
-            self.W_dec.copy_(nn.functional.normalize(torch.randn(self.W_dec.shape, generator=generator), dim=1))
-            self.W_enc.copy_(self.W_dec.T)
-        else:
-            for weight in (self.W_enc, self.W_dec):
-                bound = ((6 if self.config.init == "kaiming" else 1) / weight.shape[0]) ** 0.5
-                weight.copy_((2 * torch.rand(weight.shape, generator=generator) - 1) * bound)
-            self.after_step()
-        if self.config.b_dec == "mean":
-            self.b_dec.copy_(rows.moments().mean)
-        if self.config.init == "tied" and self.scaled_start:
-            self.W_enc.mul_(best_gain(self, rows, self.b_dec, most=_START_ROWS))
+        start_weights(self, rows, generator)
 
     @abstractmethod
     def activation(self, pre: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_sae"]:
         """Codes of pre-activations."""
+
+    def training_activation(self, pre: Float[Tensor, "b d_sae"], step: Step) -> Float[Tensor, "b d_sae"]:
+        """Codes of a training batch's pre-activations, where they differ."""
+        return self.activation(pre)
 
     def pre_activations(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_sae"]:
         """(x − b_dec) W_enc + b_enc."""
@@ -101,35 +120,121 @@ class SAE(Dictionary):
         """What one unit of each latent adds to a row: the rows of W_dec."""
         return self.W_dec.detach()
 
+    def per_row(self, squares: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """A row's squared error as the loss counts it: the sum over its entries, or their mean."""
+        return squares if self.config.reconstruction == "sum" else squares / self.d_in
+
     def loss(self, batch: Float[Tensor, "b d_in"], step: Step) -> Losses:
-        """Squared error of a row (mean over the batch) plus the penalties of this kind."""
+        """Squared error of a row (mean over the batch) plus the penalties of this kind, with autograd's graph."""
         pre = self.pre_activations(batch)
-        codes = self.activation(pre)
-        residual = batch - self.decode(codes)
-        squares = residual.square().sum(-1).mean()
-        parts = {"reconstruction": squares if self.config.reconstruction == "sum" else squares / self.d_in}
-        parts.update(self.penalties(Forward(pre, codes, residual), step))
-        return Losses(parts, codes.detach(), residual.detach())
+        codes = self.training_activation(pre, step)
+        forward = Forward(pre, codes, batch - self.decode(codes))
+        parts = {"reconstruction": self.reconstruction_loss(batch, forward)}
+        parts.update(self.penalties(forward, step))
+        parts.update(self._aux_loss(forward, step))
+        return Losses.of(parts, codes, forward.residual)
+
+    def reconstruction_loss(self, batch: Float[Tensor, "b d_in"], forward: Forward) -> Float[Tensor, ""]:
+        """The mean over the batch of a row's squared error."""
+        return self.per_row(forward.residual.square().sum(-1)).mean()
 
     def penalties(self, forward: Forward, step: Step) -> Mapping[str, Float[Tensor, ""]]:
         """Named terms that this kind adds to the reconstruction."""
         return {}
 
-    @torch.no_grad()
-    def project_gradients(self) -> None:
-        """Remove from each decoder row's gradient what would only change its length."""
-        if self.config.decoder_norm == "unit" and self.W_dec.grad is not None:
-            along = (self.W_dec.grad * self.W_dec).sum(1, keepdim=True)
-            self.W_dec.grad.sub_(along * self.W_dec)
+    def to_revive(self, step: Step) -> tuple[Int64[Tensor, " dead"], int] | None:
+        """The dead latents, and how many of them a row may use in the auxiliary loss; None where there is none."""
+        if self.config.aux == 0 or step.dead is None:
+            return None
+        dead = step.dead.nonzero().squeeze(1)
+        most = self.config.aux_k or max(1, self.d_in // 2)
+        return (dead, min(most, len(dead))) if len(dead) else None
+
+    def _aux_loss(self, forward: Forward, step: Step) -> Mapping[str, Float[Tensor, ""]]:
+        revive = self.to_revive(step)
+        if revive is None:
+            return {}
+        dead, k = revive
+        shift = (self.entry_bias() - self.b_enc).detach()[dead]
+        revived = keep_largest(forward.pre[:, dead] + shift, k) @ self.W_dec[dead]
+        left_over = forward.residual.detach()
+        return {"aux": self.config.aux * self.per_row((left_over - revived).square().sum(-1)).mean()}
+
+    def rule(self, rows: int, step: Step) -> Rule | None:
+        """Which pre-activations of a training batch are its codes; None: no rule says it, and no sparse step is."""
+        return None
+
+    def entry_bias(self) -> Float[Tensor, " d_sae"]:
+        """The bias under which `rule` finds the entries."""
+        return self.b_enc
+
+    def entry_codes(self, entries: Entries) -> tuple[Float[Tensor, " nnz"], Float[Tensor, " nnz"]]:
+        """Codes of entries, and the slope of each in its value."""
+        return entries.value, (entries.value > 0).float()
+
+    def entry_reconstruction(
+        self,
+        batch: Float[Tensor, "b d_in"],
+        entries: Entries,
+        groups: Groups,
+        codes: Float[Tensor, " nnz"],
+        share: float,
+        kernels: Kernels,
+    ) -> Missed:
+        """The same as `reconstruction_loss`, from active entries, with its gradients."""
+        return reconstruction(self, batch, entries, groups, codes, share, kernels)
+
+    def entry_penalties(self, active: Active, step: Step) -> Mapping[str, Float[Tensor, ""]]:
+        """The same terms as `penalties`; adds their gradients to those of codes, pre-activations and parameters."""
+        return {}
+
+    def has_sparse_step(self) -> bool:
+        """Whether a rule says what is active."""
+        return self.rule(1, Step(0)) is not None
 
     @torch.no_grad()
-    def after_step(self) -> None:
-        """Bring decoder rows back to length 1."""
-        if self.config.decoder_norm == "unit":
-            self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(torch.finfo(self.W_dec.dtype).tiny))
+    def gradients(self, batch: Float[Tensor, "b d_in"], step: Step, kernels: Kernels) -> Losses:
+        """Write into each parameter's `grad` what `loss(batch, step).total.backward()` would."""
+        return gradients(self, batch, step, kernels)
+
+    def unit_rows(self) -> Set[str]:
+        """The decoder's, unless they are free."""
+        return {"W_dec"} if self.config.decoder_norm == "unit" else frozenset()
+
+    @torch.no_grad()
+    def resample(self, step: Step, batch: Float[Tensor, "b d_in"]) -> Int64[Tensor, " latents"] | None:
+        """Start dead latents anew, where it is time.
+
+        Rows of the batch are drawn with probability ∝ ‖x − x̂‖⁴. A latent's decoder row takes the direction of what is
+        missed there, its encoder column the same at a fifth of the mean length of those that live.
+        """
+        if self.config.resample is None or step.total is None or step.dead is None or not bool(step.dead.any()):
+            return None
+        every = max(1, round(self.config.resample * step.total))
+        if step.index == 0 or step.index % every or step.total - step.index < every:
+            return None
+        dead = step.dead.nonzero().squeeze(1)
+        missed = batch - self(batch)
+        weight = missed.square().sum(1).square().cpu().double()
+        if not float(weight.sum()) > 0:
+            return None
+        generator = torch_generator(step.index, "resample")
+        chosen = torch.multinomial(weight, len(dead), replacement=True, generator=generator).to(batch.device)
+        direction = nn.functional.normalize(missed[chosen], dim=1)
+        lengths = self.W_enc.norm(dim=0)[~step.dead]
+        self.W_dec[dead] = direction
+        self.W_enc[:, dead] = direction.T * (0.2 * (lengths.mean() if len(lengths) else 1.0))
+        self.b_enc[dead] = 0.0
+        return dead
 
     @torch.no_grad()
     def rescale(self, factor: float) -> None:
         """Become the dictionary of rows that are `factor` times as long (the activation is positively homogeneous)."""
         self.b_enc.mul_(factor)
         self.b_dec.mul_(factor)
+
+
+def keep_largest(pre: Float[Tensor, "... d_sae"], k: int) -> Float[Tensor, "... d_sae"]:
+    """The k largest positive entries along the last axis, zero elsewhere."""
+    value, index = pre.topk(k, dim=-1, sorted=False)
+    return torch.zeros_like(pre).scatter(-1, index, torch.relu(value))

@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from unweave.core.errors import InputError
 from unweave.dictionaries.base import Dictionary, Losses, Step
+from unweave.dictionaries.kernels import Kernels
+from unweave.train.adam import Adam
 from unweave.train.training import Training
 
 _LOG_POINTS = 200
@@ -22,38 +24,38 @@ class Trainer:
         self,
         dictionary: Dictionary,
         training: Training,
+        kernels: Kernels,
         *,
         total: int | None,
         steps_per_epoch: int | None,
         scale: float,
         variance: float,
+        sparse: bool = True,
     ) -> None:
         """Set up.
 
         Args:
             dictionary: prepared, for rows that are `scale` times as long as the batches.
             training: how.
+            kernels: the operations of the step, entered as a context.
             total: steps of the run, where they are known.
             steps_per_epoch: steps of an epoch, where there are epochs.
             scale: what batches are multiplied with.
             variance: mean squared distance of the batches' rows to their mean, for explained variance.
+            sparse: take the dictionary's sparse step, where it has one; else autograd's.
         """
         self.dictionary = dictionary
         self.training = training
         self.total = total
         self.step = 0
         self.history: dict[str, list[float]] = {}
+        self._kernels = kernels
+        self._sparse = sparse and dictionary.has_sparse_step()
         self._steps_per_epoch = steps_per_epoch
         self._scale = scale
         self._variance = variance * scale**2
         device = dictionary.device
-        self._fused = device.type in {"cpu", "cuda"}
-        self._optimizer = torch.optim.Adam(
-            dictionary.parameters(),
-            lr=training.learning_rate,
-            betas=training.betas,
-            fused=self._fused,
-        )
+        self._adam = Adam(dictionary, training.betas, kernels)
         self._log_every = max(1, (total or 0) // _LOG_POINTS) if total else 50
         self._window = max(1, round(training.dead_window * total)) if total else 1000
         self._last_fired = torch.zeros(dictionary.d_sae, dtype=torch.int64, device=device)
@@ -61,27 +63,49 @@ class Trainer:
         self._exact = torch.float32 if device.type == "mps" else torch.float64  # Metal has no float64
         self._rate = 0.0
 
+    @property
+    def engine(self) -> str:
+        """What the steps are computed with, as a run says it."""
+        if self._sparse:
+            return f"sparse, {self._kernels.name}, encoder product in {self._kernels.precision}"
+        return "dense, autograd"
+
     def train_batch(self, batch: Float[Tensor, "b d_in"]) -> None:
-        """One step."""
-        dictionary, training = self.dictionary, self.training
+        """One step.
+
+        Raises:
+            InputError: NaN or Inf in the batch, or the loss is no longer finite; the step does not count.
+        """
+        dictionary = self.dictionary
         batch = batch.to(dictionary.device, non_blocking=True)
         if self._scale != 1.0:
             batch = batch * self._scale
-        rate = training.rate(self.step, self.total, self._steps_per_epoch)
-        self._optimizer.param_groups[0]["lr"] = rate
-        losses = dictionary.loss(batch, Step(self.step, self.total, self._dead()))
-        self._optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
+        step = Step(self.step, self.total, self._dead())
+        if (started_anew := dictionary.resample(step, batch)) is not None:
+            self._adam.forget(started_anew)
+            self._last_fired[started_anew] = self.step
+        losses = self._gradients(batch, step)
+        if batch.device.type == "cpu" and not math.isfinite(losses.total):  # elsewhere asking would stop the queue
+            raise InputError(not_finite(self.step, batch, losses))
         dictionary.project_gradients()
-        if training.clip_norm is not None:
-            nn.utils.clip_grad_norm_(dictionary.parameters(), training.clip_norm)
-        self._optimizer.step()
-        dictionary.after_step()
+        if self.training.clip_norm is not None:
+            self._adam.clip(self.training.clip_norm)
+        self._rate = self.training.rate(self.step, self.total, self._steps_per_epoch)
+        self._adam.step(self._rate)
+        dictionary.after_step(step)
         self.step += 1
         self._note(losses)
         if self.step % self._log_every == 0 or self.step == self.total:
-            self._log(rate)
-        self._rate = rate
+            self._log(self._rate)
+
+    def _gradients(self, batch: Tensor, step: Step) -> Losses:
+        if self._sparse:
+            return self.dictionary.gradients(batch, step, self._kernels)
+        for parameter in self.dictionary.parameters():
+            parameter.grad = None
+        losses = self.dictionary.loss(batch, step)
+        losses.total.backward()
+        return losses
 
     def finish(self) -> None:
         """Log what is left where the end was not known."""
@@ -93,12 +117,10 @@ class Trainer:
 
     @torch.no_grad()
     def _note(self, losses: Losses) -> None:
-        """Add one step to the interval's sums; this runs at every step, so it reads the codes once."""
-        rows = len(losses.codes)
-        fired = (losses.codes != 0).sum(0)
-        self._last_fired.masked_fill_(fired > 0, self.step)
+        """Add one step to the interval's sums; this runs at every step, so it does little."""
+        self._last_fired.masked_fill_(losses.fired > 0, self.step)
         numbers = {name: value.detach() for name, value in losses.parts.items()}
-        numbers.update(l0=fired.sum() / rows, _error=losses.residual.square().sum() / rows)
+        numbers.update(l0=losses.fired.sum() / losses.rows, _error=losses.error)
         for name, value in numbers.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.to(self._exact)
 
@@ -134,9 +156,7 @@ class Trainer:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that the next step depends on: tensors, and plain values."""
         tensors = {f"dictionary.{name}": value for name, value in self.dictionary.state_dict().items()}
-        for index, parameter in enumerate(self.dictionary.parameters()):
-            for name, value in self._optimizer.state.get(parameter, {}).items():
-                tensors[f"adam.{index}.{name}"] = value
+        tensors.update({f"adam.{name}": moment for name, moment in self._adam.state().items()})
         tensors.update({f"sum.{name}": value for name, value in self._sums.items()})
         tensors["last_fired"] = self._last_fired
         return tensors, {"step": self.step, "history": self.history, "sums": list(self._sums)}
@@ -148,14 +168,19 @@ class Trainer:
             return {name.removeprefix(prefix): t.clone() for name, t in tensors.items() if name.startswith(prefix)}
 
         self.dictionary.load_state_dict(below("dictionary."))
-        for index, parameter in enumerate(self.dictionary.parameters()):
-            device = parameter.device
-            self._optimizer.state[parameter] = {
-                name: value.to(device) if name != "step" or self._fused else value
-                for name, value in below(f"adam.{index}.").items()
-            }
+        self._adam.restore(below("adam."), int(values["step"]))
         sums = below("sum.")  # in the order of before: the columns of the history and the last bits of sums follow it
         self._sums = {name: sums[name].to(self.dictionary.device) for name in values["sums"]}
         self._last_fired = tensors["last_fired"].clone().to(self.dictionary.device)
         self.step = int(values["step"])
         self.history = {name: list(column) for name, column in values["history"].items()}
+
+
+def not_finite(step: int, batch: Float[Tensor, "b d_in"], losses: Losses) -> str:
+    """What to say of a loss that is NaN or Inf: which rows of the batch are to blame, if any, and what to try."""
+    bad = (~batch.isfinite().all(1)).nonzero().flatten().tolist()
+    if bad:
+        some = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+        return f"step {step}: {len(bad)} of {len(batch)} rows of the batch hold NaN or Inf (rows {some} of it)"
+    parts = ", ".join(f"{name} {float(value):g}" for name, value in losses.parts.items())
+    return f"step {step}: the loss is no longer finite ({parts}); try a lower learning_rate, or set clip_norm"

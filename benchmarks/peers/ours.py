@@ -1,0 +1,84 @@
+"""Unweave, driven through `unweave.train` itself."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+from torch import Tensor
+
+from benchmarks.peers.loops import SteppedLoop, forever
+from benchmarks.peers.protocol import KINDS, OURS, Coder, Kind, Run, Task, sparse_start
+from unweave import Training, train
+from unweave.dictionaries.base import Dictionary, DictionaryConfig
+from unweave.store.rows import TensorRows
+
+NAME = OURS
+DISTRIBUTION = "unweave"
+HAS_AMP = False
+# "bfloat16" is the default with the encoder's product, and nothing else, in bfloat16.
+RECIPES: dict[Kind, tuple[str, ...]] = {
+    kind: ("default", "tuned", "bfloat16") for kind in KINDS if kind in DictionaryConfig.registry.members()
+}
+_OPTIONS = {
+    "default": {},
+    "tuned": {"learning_rate": 3e-3},
+    "bfloat16": {"encoder_precision": "bfloat16"},
+}
+
+
+class _Fed(TensorRows):
+    """Rows to set the start from, and batches as they are handed over."""
+
+    def feed(self, batches: Iterator[Tensor]) -> "_Fed":
+        self._batches = batches
+        return self
+
+    def batches(self, batch_size: int, **order: object) -> Iterator[Tensor]:
+        return self._batches
+
+
+class _Run(Run):
+    """One dictionary in training. Rows have variance 1 a dimension already, so training scales them by 1."""
+
+    def __init__(self, task: Task) -> None:
+        options = {"k": task.k} if task.kind in ("topk", "batch-topk") else {}
+        config = DictionaryConfig.registry[task.kind](d_sae=task.d_sae, **options)
+        object.__setattr__(config, "build", lambda d_in: self._built(type(config).build(config, d_in), task))
+        training = Training(steps=task.steps, batch_size=task.batch, **_OPTIONS[task.recipe])
+        rows = _Fed(task.rows)
+        self._loop = SteppedLoop(
+            lambda next_batch: train(rows.feed(forever(next_batch)), config, training, seed=task.seed)
+        )
+
+    def _built(self, dictionary: Dictionary, task: Task) -> Dictionary:
+        """Keep hold of what `train` builds, and set the sparse start right after its own."""
+        prepare = dictionary.prepare
+
+        def prepared(*of: object) -> None:
+            prepare(*of)
+            if task.start_l0 is not None:
+                sparse_start(dictionary.b_enc.data, dictionary.encode, task)
+
+        dictionary.prepare = prepared
+        self._dictionary = dictionary
+        return dictionary
+
+    def step(self, x: Tensor) -> None:
+        self._loop.step(x)
+
+    def around(self) -> AbstractContextManager[object]:
+        return self._loop.around()
+
+    def close(self) -> None:
+        self._loop.close()
+
+    def coder(self) -> Coder:
+        trained = self._loop.result
+        if trained is None:
+            trained = copy.deepcopy(self._dictionary).to_inference()
+        return Coder(trained.encode, trained.decode, trained.directions())
+
+
+def build(task: Task) -> Run:
+    """A run of the task."""
+    return _Run(task)

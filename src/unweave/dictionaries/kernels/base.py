@@ -1,0 +1,184 @@
+"""What the sparse step is made of: five operations, whose cost follows the active entries.
+
+One product of the batch with the encoder is dense; everything after it works on the entries that a rule keeps. Plain
+torch (`reference`) is the specification and runs everywhere; `compiled` and `fused` do the same on a CPU and on a GPU.
+"""
+
+import importlib.util
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from types import TracebackType
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int32, Int64
+from torch import Tensor
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which pre-activations stay active: the positive ones, all of them or the largest.
+
+    Attributes:
+        per_row: how many of each row, at most.
+        in_batch: how many of the whole batch, at most.
+        guess: a value that the smallest of `in_batch` will likely exceed; it decides the speed, never the result.
+    """
+
+    per_row: int | None = None
+    in_batch: int | None = None
+    guess: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """Pre-activations that a rule kept, row by row: row b has the entries offsets[b] to offsets[b + 1].
+
+    The latents of a row come in no particular order. Entries of value 0 may be among them: they stand for nothing.
+    """
+
+    offsets: Int32[Tensor, " b_plus_1"]
+    latent: Int32[Tensor, " nnz"]
+    value: Float[Tensor, " nnz"]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.offsets) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Entries sorted by latent: latent j has the places starts[j] to starts[j + 1] of `order` and `row`.
+
+    Attributes:
+        starts: [d_sae + 1].
+        order: number of each entry in its `Entries`.
+        row: row of each entry.
+    """
+
+    starts: Int64[Tensor, " d_sae_plus_1"]
+    order: Int64[Tensor, " nnz"]
+    row: Int64[Tensor, " nnz"]
+
+    @property
+    def counts(self) -> Int64[Tensor, " d_sae"]:
+        """Number of entries of each latent."""
+        return self.starts.diff()
+
+
+class Kernels(ABC):
+    """The operations. Use as a context: threads and buffers live as long as it.
+
+    Attributes:
+        name: what a run says it took.
+        precision: of the encoder's product alone; sums of it, and all else, are float32.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, precision: Precision = "float32") -> None:
+        self.precision = precision
+
+    def __enter__(self) -> "Kernels":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    @abstractmethod
+    def encode(
+        self,
+        x: Float[Tensor, "b d_in"],
+        weight: Float[Tensor, "d_in d_sae"],
+        bias: Float[Tensor, " d_sae"],
+        rule: Rule,
+        revive: tuple[Int64[Tensor, " dead"], int] | None = None,
+    ) -> tuple[Entries, Entries | None]:
+        """What `rule` keeps of x W + bias and, for `revive` (latents, k), the k largest positive among those latents."""
+
+    @abstractmethod
+    def reconstruct(
+        self,
+        x: Float[Tensor, "b d_in"],
+        entries: Entries,
+        codes: Float[Tensor, " nnz"],
+        decoder: Float[Tensor, "d_sae d_in"],
+        bias: Float[Tensor, " d_in"],
+    ) -> tuple[Float[Tensor, "b d_in"], Float[Tensor, " nnz"], Float[Tensor, ""]]:
+        """The residual r = x − bias − Σ f_e W_e; ⟨r, W_e⟩ of each entry; and Σ‖r‖² over the batch."""
+
+    @abstractmethod
+    def dots(
+        self, rows: Float[Tensor, "b d_in"], entries: Entries, decoder: Float[Tensor, "d_sae d_in"]
+    ) -> Float[Tensor, " nnz"]:
+        """⟨rows_b, W_e⟩ of each entry."""
+
+    @abstractmethod
+    def group(self, entries: Entries, d_sae: int) -> Groups:
+        """Entries sorted by latent."""
+
+    @abstractmethod
+    def accumulate(
+        self,
+        groups: Groups,
+        weight: Float[Tensor, " nnz"],
+        rows: Float[Tensor, "b d_in"],
+        *,
+        out: Float[Tensor, "d_sae d_in"],
+        add: bool = False,
+    ) -> None:
+        """out_j = Σ weight_e rows_b over the entries of each latent; added to what is there where `add`."""
+
+    @abstractmethod
+    def adam(
+        self,
+        weight: Float[Tensor, "n m"],
+        gradient: Float[Tensor, "n m"],
+        moments: tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]],
+        *,
+        step: int,
+        rate: float,
+        betas: tuple[float, float],
+        unit: bool,
+    ) -> None:
+        """One step of Adam (Kingma & Ba, 2015; ε 1e-8), the `step`-th from 1 on.
+
+        With `unit`, rows of the weight have length 1: the gradient along them is removed first, and they are brought
+        back to length 1 after.
+        """
+
+    def sums(self, groups: Groups, weight: Float[Tensor, " nnz"]) -> Float[Tensor, " d_sae"]:
+        """Σ weight_e over the entries of each latent."""
+        total = torch.zeros(len(weight) + 1, dtype=torch.float64, device=weight.device)
+        torch.cumsum(weight[groups.order].double(), 0, out=total[1:])
+        return (total[groups.starts[1:]] - total[groups.starts[:-1]]).to(weight.dtype)
+
+
+EPSILON = 1e-8
+"""Adam's ε."""
+
+
+def choose_kernels(device: torch.device, *, workers: int = 1, precision: Precision = "float32") -> Kernels:
+    """The fastest kernels that this machine has for a device.
+
+    Args:
+        device: where the weights lie.
+        workers: CPU threads that share a step.
+        precision: of the encoder's product.
+    """
+    if device.type == "cpu" and importlib.util.find_spec("numba"):
+        from unweave.dictionaries.kernels.compiled import CompiledKernels  # noqa: PLC0415 - Numba takes a second
+
+        return CompiledKernels(precision, workers=workers)
+    if device.type == "cuda" and importlib.util.find_spec("triton"):
+        from unweave.dictionaries.kernels.fused import TritonKernels  # noqa: PLC0415 - only where there is a GPU
+
+        return TritonKernels(precision)
+    from unweave.dictionaries.kernels.reference import TorchKernels  # noqa: PLC0415 - as the others
+
+    return TorchKernels(precision)

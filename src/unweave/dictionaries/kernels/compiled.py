@@ -1,0 +1,235 @@
+"""The sparse step's operations on a CPU: compiled loops, shared by a team of threads.
+
+Work is cut into pieces whose size depends on the shapes alone, so the result has the same bits for any number of
+threads. Pre-activations exist for one piece at a time, small enough to stay in the cache.
+"""
+
+from types import TracebackType
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from unweave.dictionaries.kernels import loops
+from unweave.dictionaries.kernels.base import EPSILON, Entries, Groups, Kernels, Precision, Rule
+from unweave.dictionaries.kernels.team import Team
+
+_PIECE_BYTES = 8 << 20
+_PIECE_ROWS = 256
+_LATENT_WORK = 1 << 18
+_Found = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class CompiledKernels(Kernels):
+    """Numba, for float32 on a CPU. The loops are compiled at their first use and kept on disk."""
+
+    name: ClassVar[str] = "numba"
+
+    def __init__(self, precision: Precision = "float32", *, workers: int = 1) -> None:
+        super().__init__(precision)
+        self._team = Team(workers)
+        self._buffers: dict[tuple[str, int], Tensor] = {}
+
+    def __enter__(self) -> "CompiledKernels":
+        self._team.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._team.stop()
+        self._buffers.clear()
+
+    def _buffer(self, name: str, worker: int, size: int, dtype: torch.dtype) -> Tensor:
+        """Memory that is kept from step to step."""
+        kept = self._buffers.get((name, worker))
+        if kept is None or len(kept) < size:
+            kept = self._buffers[name, worker] = torch.empty(size, dtype=dtype)
+        return kept[:size]
+
+    def encode(
+        self,
+        x: Float[Tensor, "b d_in"],
+        weight: Float[Tensor, "d_in d_sae"],
+        bias: Float[Tensor, " d_sae"],
+        rule: Rule,
+        revive: tuple[Int64[Tensor, " dead"], int] | None = None,
+    ) -> tuple[Entries, Entries | None]:
+        """What `rule` keeps of x W + bias, and the largest among the latents to revive."""
+        x, weight, bias = x.detach(), weight.detach(), bias.detach()  # threads of the team record graphs by default
+        rows, d_sae = len(x), weight.shape[1]
+        piece = max(1, min(_PIECE_ROWS, _PIECE_BYTES // (4 * d_sae)))
+        if self.precision == "bfloat16":
+            x, weight = x.bfloat16(), self._halved(weight)
+        above = _key(rule.guess) if rule.in_batch is not None else 0
+
+        def part(number: int, worker: int) -> tuple[_Found, _Found | None]:
+            pre = self._product(x[number * piece : (number + 1) * piece], weight, bias, worker)
+            found = self._select(pre, rule.per_row, above, worker)
+            if revive is None:
+                return found, None
+            count, latent, key = self._select(pre[:, revive[0]], revive[1], 0, worker)
+            return found, (count, dead[latent], key)
+
+        dead = np.zeros(0, np.int32) if revive is None else revive[0].to(torch.int32).numpy()
+        parts = self._team.each(-(-rows // piece), part)
+        if above and sum(len(found[1]) for found, _ in parts) < min(rule.in_batch or 0, rows * d_sae):
+            above = 0
+            parts = self._team.each(-(-rows // piece), part)
+        count, latent, key = _joined([found for found, _ in parts])
+        if rule.in_batch is not None and len(key) > rule.in_batch:
+            count, latent, key = _largest_in_batch(count, latent, key, rule.in_batch)
+        revived = None if revive is None else _entries(*_joined([found for _, found in parts if found is not None]))
+        return _entries(count, latent, key), revived
+
+    def _halved(self, weight: Tensor) -> Tensor:
+        """The weight in bfloat16, in the layout it has."""
+        flat = weight.T
+        half = self._buffer("weight", 0, flat.numel(), torch.bfloat16).view(flat.shape)
+        step = max(1, _LATENT_WORK // flat.shape[1])
+
+        def copy(number: int, _: int) -> None:
+            half[number * step : (number + 1) * step].copy_(flat[number * step : (number + 1) * step])
+
+        self._team.each(-(-len(flat) // step), copy)
+        return half.T
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor, worker: int) -> Tensor:
+        shape = (len(x), weight.shape[1])
+        pre = self._buffer("pre", worker, shape[0] * shape[1], torch.float32).view(shape)
+        if x.dtype is torch.float32:
+            return torch.addmm(bias, x, weight, out=pre)
+        half = self._buffer("half", worker, shape[0] * shape[1], torch.bfloat16).view(shape)
+        torch.mm(x, weight, out=half)
+        return torch.add(half, bias, out=pre)
+
+    def _select(self, pre: Tensor, per_row: int | None, above: int, worker: int) -> _Found:
+        rows, width = pre.shape
+        most = rows * (width if per_row is None else min(per_row, width)) + 1
+        latent = self._buffer("latent", worker, most, torch.int32).numpy()
+        key = self._buffer("key", worker, most, torch.int32).numpy()
+        count = np.empty(rows, np.int32)
+        keys = pre.numpy().view(np.int32)
+        if per_row is None:
+            found = loops.positive(keys, above, count, latent, key)
+        else:
+            found = loops.largest(keys, min(per_row, width), count, latent, key)
+        return count, latent[:found].copy(), key[:found].copy()
+
+    def reconstruct(
+        self,
+        x: Float[Tensor, "b d_in"],
+        entries: Entries,
+        codes: Float[Tensor, " nnz"],
+        decoder: Float[Tensor, "d_sae d_in"],
+        bias: Float[Tensor, " d_in"],
+    ) -> tuple[Float[Tensor, "b d_in"], Float[Tensor, " nnz"], Float[Tensor, ""]]:
+        """Residual, its products with the active decoder rows, and its squared length over the batch."""
+        residual = torch.empty_like(x)
+        dots = torch.empty(len(entries.latent))
+        arrays = [_array(t) for t in (x, entries.offsets, entries.latent, codes, decoder, bias, residual, dots)]
+
+        def part(number: int, _: int) -> float:
+            return loops.reconstruct(*arrays, number * _PIECE_ROWS, min(len(x), (number + 1) * _PIECE_ROWS))
+
+        return residual, dots, torch.tensor(sum(self._team.each(-(-len(x) // _PIECE_ROWS), part)))
+
+    def dots(
+        self, rows: Float[Tensor, "b d_in"], entries: Entries, decoder: Float[Tensor, "d_sae d_in"]
+    ) -> Float[Tensor, " nnz"]:
+        """⟨rows_b, W_e⟩ of each entry."""
+        dots = torch.empty(len(entries.latent))
+        arrays = [_array(t) for t in (rows, entries.offsets, entries.latent, decoder, dots)]
+
+        def part(number: int, _: int) -> None:
+            loops.products(*arrays, number * _PIECE_ROWS, min(len(rows), (number + 1) * _PIECE_ROWS))
+
+        self._team.each(-(-len(rows) // _PIECE_ROWS), part)
+        return dots
+
+    def group(self, entries: Entries, d_sae: int) -> Groups:
+        """Entries sorted by latent, those of one latent by row."""
+        starts = np.empty(d_sae + 1, np.int64)
+        order, row = np.empty(len(entries.latent), np.int64), np.empty(len(entries.latent), np.int64)
+        loops.group(_array(entries.offsets), _array(entries.latent), starts, order, row)
+        return Groups(torch.from_numpy(starts), torch.from_numpy(order), torch.from_numpy(row))
+
+    def accumulate(
+        self,
+        groups: Groups,
+        weight: Float[Tensor, " nnz"],
+        rows: Float[Tensor, "b d_in"],
+        *,
+        out: Float[Tensor, "d_sae d_in"],
+        add: bool = False,
+    ) -> None:
+        """Sums of weighted rows by latent."""
+        starts = _array(groups.starts)
+        arrays = (starts, _array(groups.row), _array(weight[groups.order]), _array(rows), _array(out), add)
+        work = starts[-1] + len(starts) - 1  # an entry costs about what an empty latent costs
+        pieces = max(1, int(work * rows.shape[1] // _LATENT_WORK))
+        shares = np.arange(1, pieces) * work // pieces
+        bounds = [0, *np.searchsorted(starts + np.arange(len(starts)), shares).tolist(), len(starts) - 1]
+
+        def part(number: int, _: int) -> None:
+            loops.accumulate(*arrays, bounds[number], bounds[number + 1])
+
+        self._team.each(pieces, part)
+
+    def adam(
+        self,
+        weight: Float[Tensor, "n m"],
+        gradient: Float[Tensor, "n m"],
+        moments: tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]],
+        *,
+        step: int,
+        rate: float,
+        betas: tuple[float, float],
+        unit: bool,
+    ) -> None:
+        """Adam and what keeps rows at length 1, in one pass over the weight."""
+        arrays = [_array(t) for t in (weight, gradient, *moments)]
+        corrections = 1 - betas[0] ** step, (1 - betas[1] ** step) ** -0.5
+        numbers = (rate / corrections[0], *betas, corrections[1], EPSILON)
+        scalars = [np.float32(number) for number in numbers]
+        step_rows = max(1, _LATENT_WORK // weight.shape[1])
+
+        def part(number: int, _: int) -> None:
+            lo = number * step_rows
+            loops.adam(*arrays, *scalars, unit, lo, min(len(weight), lo + step_rows))
+
+        self._team.each(-(-len(weight) // step_rows), part)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().numpy()
+
+
+def _key(value: float) -> int:
+    return int(np.float32(max(value, 0.0)).view(np.int32))
+
+
+def _joined(parts: list[_Found]) -> _Found:
+    if len(parts) == 1:
+        return parts[0]
+    count, latent, key = zip(*parts, strict=True)
+    return np.concatenate(count), np.concatenate(latent), np.concatenate(key)
+
+
+def _largest_in_batch(count: np.ndarray, latent: np.ndarray, key: np.ndarray, most: int) -> _Found:
+    """The largest entries of a batch; of equal ones, the first."""
+    least = np.partition(key, len(key) - most)[len(key) - most]
+    keep = key > least
+    ties = np.flatnonzero(key == least)[: most - int(keep.sum())]
+    keep[ties] = True
+    kept = np.concatenate([[0], np.cumsum(keep)])
+    ends = np.cumsum(count)
+    return np.diff(kept[ends], prepend=0).astype(np.int32), latent[keep], key[keep]
+
+
+def _entries(count: np.ndarray, latent: np.ndarray, key: np.ndarray) -> Entries:
+    offsets = np.zeros(len(count) + 1, np.int32)
+    np.cumsum(count, out=offsets[1:])
+    return Entries(torch.from_numpy(offsets), torch.from_numpy(latent), torch.from_numpy(key.view(np.float32)))

@@ -1,0 +1,238 @@
+"""The compiled loops of the sparse step on a CPU (Numba).
+
+Each works on a range of rows or latents and holds no lock, so that a team of threads can share one step. Pre-activations
+come as the bit patterns of float32 read as signed integers: among positive numbers the order is the same, negative ones stay below zero, NaN and Inf come out on top, so that they are selected, reach the loss
+and are seen there. Sums may be reordered by the compiler, never skipped.
+"""
+
+import numpy as np
+from numba import njit
+
+_FAST = {"nsz", "arcp", "contract", "reassoc"}
+_GROUP = 8
+_OCTAVES = 4 << 23  # of a float's bits
+
+
+@njit(cache=True, inline="always")
+def _count(keys, n, least):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """How many of keys[:n] are at least `least`."""
+    count = np.int32(0)
+    for i in range(n):
+        count += np.int32(1) if keys[i] >= least else np.int32(0)
+    return count
+
+
+@njit(cache=True, inline="always")
+def _bound(keys, n, k, slack):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """A bound that k to k + slack of the positive keys[:n] reach, or 1 where fewer than k are positive.
+
+    Halves the interval between what too many and what too few reach. On the bits of floats that is a search over
+    orders of magnitude, and counting is a loop without a branch. With slack 0 it is the k-th largest key.
+    """
+    high = np.int32(1)
+    for i in range(n):
+        high = keys[i] if keys[i] > high else high
+    low = np.int32(max(1, high - _OCTAVES))
+    if _count(keys, n, low) < k:
+        low = np.int32(1)
+    while low < high:  # at least k reach `low`, where any bound does
+        middle = np.int32(low + ((high - low + 1) >> 1))
+        count = _count(keys, n, middle)
+        if count < k:
+            high = np.int32(middle - 1)
+        else:
+            low = middle
+            if count <= k + slack:
+                break
+    return low
+
+
+@njit(cache=True, inline="always")
+def _group_maxima(row, maxima):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """The largest key of each group; group g holds the entries g, g + groups, g + 2 groups and so on.
+
+    Groups that run side by side let the compiler take sixteen at a time.
+    """
+    groups = len(maxima)
+    for g in range(groups):
+        maxima[g] = row[g]
+    for turn in range(1, len(row) // groups):
+        part = row[turn * groups : (turn + 1) * groups]
+        for g in range(groups):
+            maxima[g] = part[g] if part[g] > maxima[g] else maxima[g]
+    rest = row[len(row) // groups * groups :]
+    for g in range(len(rest)):
+        maxima[g] = rest[g] if rest[g] > maxima[g] else maxima[g]
+
+
+@njit(cache=True, inline="always")
+def _collect(row, maxima, above, hit, key, latent, at):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Append the entries with a key over `above` to key and latent from `at` on; returns the new end.
+
+    Without a branch on what is found: what is not wanted is overwritten by the next.
+    """
+    hits = 0
+    for g in range(len(maxima)):
+        hit[hits] = g
+        hits += maxima[g] > above
+    for h in range(hits):
+        for i in range(hit[h], len(row), len(maxima)):
+            key[at] = row[i]
+            latent[at] = i
+            at += row[i] > above
+    return at
+
+
+@njit(cache=True, nogil=True)
+def positive(keys, above, count, latent, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """All entries with a key over `above`; returns how many there are (latent and out must hold them and one more)."""
+    maxima = np.empty(-(-keys.shape[1] // _GROUP), np.int32)
+    hit = np.empty(len(maxima) + 1, np.int32)
+    at = 0
+    for b in range(keys.shape[0]):
+        _group_maxima(keys[b], maxima)
+        end = _collect(keys[b], maxima, above, hit, out, latent, at)
+        count[b] = end - at
+        at = end
+    return at
+
+
+@njit(cache=True, nogil=True)
+def largest(keys, k, count, latent, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """The k largest positive entries of each row, equal ones by order of groups; returns how many there are.
+
+    The k largest entries are among those that reach what k of the group maxima reach; those are few, and settled
+    exactly among themselves.
+    """
+    rows, width = keys.shape
+    maxima = np.empty(-(-width // _GROUP), np.int32)
+    hit = np.empty(len(maxima) + 1, np.int32)
+    key, where = np.empty(width + 1, np.int32), np.empty(width + 1, np.int32)
+    at = 0
+    for b in range(rows):
+        _group_maxima(keys[b], maxima)
+        bound = _bound(maxima, len(maxima), k, k >> 2) if k <= len(maxima) else np.int32(1)
+        n = _collect(keys[b], maxima, bound - 1, hit, key, where, 0)
+        least = _bound(key, n, k, 0) if n > k else np.int32(1)
+        ties = k - _count(key, n, least + 1)
+        start = at
+        for i in range(n):
+            latent[at] = where[i]
+            out[at] = key[i]
+            at += key[i] > least or (key[i] == least and ties > 0)
+            ties -= key[i] == least
+        count[b] = at - start
+    return at
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+def reconstruct(x, offsets, latent, value, decoder, bias, residual, dots, lo, hi):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """What codes miss of rows [lo, hi), and its product with each active latent's decoder row; returns Σ‖residual‖²."""
+    width = x.shape[1]
+    total = 0.0
+    for b in range(lo, hi):
+        r = residual[b]
+        for i in range(width):
+            r[i] = x[b, i] - bias[i]
+        _add_rows(r, decoder, latent, value, offsets[b], offsets[b + 1], np.float32(-1))
+        square = np.float32(0)
+        for i in range(width):
+            square += r[i] * r[i]
+        total += square
+        _products(r, offsets[b], offsets[b + 1], latent, decoder, dots)
+    return total
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+def products(x, offsets, latent, decoder, dots, lo, hi):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """The product of rows [lo, hi) with the decoder rows of their active latents."""
+    for b in range(lo, hi):
+        _products(x[b], offsets[b], offsets[b + 1], latent, decoder, dots)
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST, inline="always")
+def _products(r, start, stop, latent, decoder, dots):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    for e in range(start, stop):
+        w = decoder[latent[e]]
+        dot = np.float32(0)
+        for i in range(len(r)):
+            dot += r[i] * w[i]
+        dots[e] = dot
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
+def _add_rows(out, table, index, weight, start, stop, sign):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """out += sign · Σ_e weight[e] table[index[e]], four rows at a time."""
+    width = len(out)
+    e = start
+    while e + 4 <= stop:
+        a0, a1, a2, a3 = sign * weight[e], sign * weight[e + 1], sign * weight[e + 2], sign * weight[e + 3]
+        t0, t1, t2, t3 = table[index[e]], table[index[e + 1]], table[index[e + 2]], table[index[e + 3]]
+        for i in range(width):
+            out[i] += (a0 * t0[i] + a1 * t1[i]) + (a2 * t2[i] + a3 * t3[i])
+        e += 4
+    while e < stop:
+        a = sign * weight[e]
+        t = table[index[e]]
+        for i in range(width):
+            out[i] += a * t[i]
+        e += 1
+
+
+@njit(cache=True, nogil=True)
+def group(offsets, latent, starts, order, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Sort entries by latent, stably: starts [d_sae + 1], the entries' order, and the row of each in that order."""
+    for j in range(len(starts)):
+        starts[j] = 0
+    for e in range(len(latent)):
+        starts[latent[e] + 1] += 1
+    for j in range(1, len(starts)):
+        starts[j] += starts[j - 1]
+    place = starts.copy()
+    for b in range(len(offsets) - 1):
+        for e in range(offsets[b], offsets[b + 1]):
+            at = place[latent[e]]
+            place[latent[e]] = at + 1
+            order[at] = e
+            row[at] = b
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+def accumulate(starts, row, weight, x, out, add, lo, hi):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """out[j] = Σ_e weight[e] x[row[e]] over the entries of latent j in [lo, hi), added to what is there if `add`."""
+    for j in range(lo, hi):
+        o = out[j]
+        if not add:
+            for i in range(len(o)):
+                o[i] = np.float32(0)
+        _add_rows(o, x, row, weight, starts[j], starts[j + 1], np.float32(1))
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+def adam(weight, gradient, first, second, rate, beta1, beta2, root, epsilon, unit, lo, hi):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """One step of Adam on rows [lo, hi); with `unit`, rows have length 1 before and after.
+
+    weight −= rate · m / (√v · root + ε), where rate holds the first bias correction and root = 1 / √(1 − β2^t).
+    """
+    one = np.float32(1)
+    width = weight.shape[1]
+    for j in range(lo, hi):
+        w, g, m, v = weight[j], gradient[j], first[j], second[j]
+        if unit:
+            along = np.float32(0)
+            for i in range(width):
+                along += g[i] * w[i]
+            for i in range(width):
+                g[i] -= along * w[i]
+        for i in range(width):
+            m[i] = beta1 * m[i] + (one - beta1) * g[i]
+            v[i] = beta2 * v[i] + (one - beta2) * (g[i] * g[i])
+            w[i] -= rate * m[i] / (np.sqrt(v[i]) * root + epsilon)
+        if unit:
+            square = np.float32(0)
+            for i in range(width):
+                square += w[i] * w[i]
+            if square > 0:
+                scale = one / np.sqrt(square)
+                for i in range(width):
+                    w[i] *= scale

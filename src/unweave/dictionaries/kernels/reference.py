@@ -1,0 +1,151 @@
+"""The sparse step's operations in plain torch: the specification of the others, and what runs where they cannot."""
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+from torch.optim.adam import adam
+
+from unweave.dictionaries.kernels.base import EPSILON, Entries, Groups, Kernels, Rule
+
+
+class TorchKernels(Kernels):
+    """Plain torch, on any device. No step waits for the device, except where a rule keeps an unknown number."""
+
+    name: ClassVar[str] = "torch"
+
+    def encode(
+        self,
+        x: Float[Tensor, "b d_in"],
+        weight: Float[Tensor, "d_in d_sae"],
+        bias: Float[Tensor, " d_sae"],
+        rule: Rule,
+        revive: tuple[Int64[Tensor, " dead"], int] | None = None,
+    ) -> tuple[Entries, Entries | None]:
+        """What `rule` keeps of x W + bias, and the largest among the latents to revive."""
+        if self.precision == "bfloat16":
+            pre = (x.bfloat16() @ weight.bfloat16()).float() + bias
+        else:
+            pre = torch.addmm(bias, x, weight)
+        if revive is None:
+            return self.select(pre, rule), None
+        dead, k = revive
+        found = _largest_per_row(pre[:, dead], min(k, len(dead)))
+        latent = dead[found.latent.long()].to(torch.int32)
+        return self.select(pre, rule), Entries(found.offsets, latent, found.value)
+
+    def select(self, pre: Float[Tensor, "b d_sae"], rule: Rule) -> Entries:
+        """What `rule` keeps of pre-activations."""
+        if rule.per_row is not None:
+            return _largest_per_row(pre, rule.per_row)
+        if rule.in_batch is None or rule.in_batch >= pre.numel():
+            return _kept(pre, (pre > 0) | pre.isnan())
+        value, place = pre.flatten().topk(rule.in_batch, sorted=False)
+        keep = torch.zeros(pre.numel(), dtype=torch.bool, device=pre.device)
+        keep[place] = (value > 0) | value.isnan()
+        return _kept(pre, keep.view(pre.shape))
+
+    def reconstruct(
+        self,
+        x: Float[Tensor, "b d_in"],
+        entries: Entries,
+        codes: Float[Tensor, " nnz"],
+        decoder: Float[Tensor, "d_sae d_in"],
+        bias: Float[Tensor, " d_in"],
+    ) -> tuple[Float[Tensor, "b d_in"], Float[Tensor, " nnz"], Float[Tensor, ""]]:
+        """Residual, its products with the active decoder rows, and its squared length over the batch."""
+        made = _bags(entries.latent, entries.offsets[:-1], codes, decoder)
+        residual = x - bias - made
+        return residual, self.dots(residual, entries, decoder), residual.square().sum()
+
+    def dots(
+        self, rows: Float[Tensor, "b d_in"], entries: Entries, decoder: Float[Tensor, "d_sae d_in"]
+    ) -> Float[Tensor, " nnz"]:
+        """⟨rows_b, W_e⟩ of each entry: what embedding_bag hands back to its weights."""
+        with torch.enable_grad():
+            weight = torch.zeros(len(entries.latent), device=rows.device, requires_grad=True)
+            made = _bags(entries.latent, entries.offsets[:-1], weight, decoder.detach())
+            (gradient,) = torch.autograd.grad(made, weight, rows)
+        return gradient
+
+    def group(self, entries: Entries, d_sae: int) -> Groups:
+        """Entries sorted by latent, those of one latent by row."""
+        latent = entries.latent.long()
+        starts = torch.zeros(d_sae + 1, dtype=torch.int64, device=latent.device)
+        torch.cumsum(torch.bincount(latent, minlength=d_sae), 0, out=starts[1:])
+        order = latent.argsort(stable=True)
+        row = torch.repeat_interleave(entries.offsets.diff().long(), output_size=len(latent))
+        return Groups(starts, order, row[order])
+
+    def accumulate(
+        self,
+        groups: Groups,
+        weight: Float[Tensor, " nnz"],
+        rows: Float[Tensor, "b d_in"],
+        *,
+        out: Float[Tensor, "d_sae d_in"],
+        add: bool = False,
+    ) -> None:
+        """Sums of weighted rows by latent."""
+        made = _bags(groups.row, groups.starts[:-1], weight[groups.order], rows)
+        if add:
+            out.add_(made)
+        else:
+            out.copy_(made)
+
+    def adam(
+        self,
+        weight: Float[Tensor, "n m"],
+        gradient: Float[Tensor, "n m"],
+        moments: tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]],
+        *,
+        step: int,
+        rate: float,
+        betas: tuple[float, float],
+        unit: bool,
+    ) -> None:
+        """torch's own Adam, on rows of length 1 where `unit`."""
+        if unit:
+            gradient.sub_((gradient * weight).sum(1, keepdim=True) * weight)
+        fused = weight.device.type in {"cpu", "cuda"}
+        before = torch.tensor(float(step - 1), device=weight.device if fused else "cpu")
+        adam(
+            [weight],
+            [gradient],
+            [moments[0]],
+            [moments[1]],
+            [],
+            [before],
+            fused=fused,
+            amsgrad=False,
+            beta1=betas[0],
+            beta2=betas[1],
+            lr=rate,
+            weight_decay=0.0,
+            eps=EPSILON,
+            maximize=False,
+        )
+        if unit:
+            weight.div_(weight.norm(dim=1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny))
+
+
+def _bags(index: Tensor, offsets: Tensor, weight: Tensor, table: Tensor) -> Tensor:
+    if not len(index):  # embedding_bag wants one entry at least
+        return table.new_zeros(len(offsets), table.shape[1])
+    return embedding_bag(index, table, offsets.to(index.dtype), mode="sum", per_sample_weights=weight)
+
+
+def _largest_per_row(pre: Tensor, k: int) -> Entries:
+    value, latent = pre.topk(k, dim=1, sorted=False)
+    value = torch.where(value < 0, 0.0, value)  # not relu: NaN has to be seen
+    offsets = torch.arange(0, pre.shape[0] * k + 1, k, dtype=torch.int32, device=pre.device)
+    return Entries(offsets, latent.flatten().to(torch.int32), value.flatten())
+
+
+def _kept(pre: Tensor, keep: Tensor) -> Entries:
+    row, latent = keep.nonzero(as_tuple=True)
+    offsets = torch.zeros(len(pre) + 1, dtype=torch.int32, device=pre.device)
+    torch.cumsum(torch.bincount(row, minlength=len(pre)), 0, out=offsets[1:])
+    return Entries(offsets, latent.to(torch.int32), pre[row, latent])

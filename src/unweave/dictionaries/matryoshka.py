@@ -1,0 +1,101 @@
+"""Matryoshka sparse autoencoder, over BatchTopK."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from unweave.core.errors import InputError
+from unweave.core.registry import register
+from unweave.dictionaries.batch_topk import BatchTopKSAE
+from unweave.dictionaries.kernels import Entries, Groups, Kernels
+from unweave.dictionaries.sae import Forward
+from unweave.dictionaries.sparse_step import Missed, gradient
+from unweave.dictionaries.topk import LargestConfig
+
+
+@register("matryoshka")
+@dataclass(frozen=True, kw_only=True)
+class Matryoshka(LargestConfig):
+    """Matryoshka sparse autoencoder: nested dictionaries, each of which has to reconstruct the rows by itself.
+
+    Bussmann, Nabeshima, Karvonen & Nanda (2025), "Learning multi-level features with Matryoshka sparse autoencoders",
+    https://arxiv.org/abs/2503.17547. Codes as BatchTopK's; with x̂_m the reconstruction from the first m latents alone,
+    loss = mean over the prefixes m of ‖x − x̂_m‖², + aux. Early latents stay general: they cannot leave part of what they
+    stand for to later, finer ones.
+    """
+
+    prefixes: tuple[float, ...] = (0.0625, 0.125, 0.25, 0.5, 1.0)
+    "sizes of the nested dictionaries, as rising shares of d_sae up to 1"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sizes = self.sizes()
+        if not sizes or self.prefixes[-1] != 1 or sizes[0] < 1 or any(a >= b for a, b in zip(sizes, sizes[1:])):
+            raise InputError(
+                f"prefixes must rise from a share that holds at least one of {self.d_sae} latents up to 1, got "
+                f"{self.prefixes}"
+            )
+
+    def sizes(self) -> list[int]:
+        """Latents of each nested dictionary."""
+        return [round(share * self.d_sae) for share in self.prefixes]
+
+    def build(self, d_in: int) -> "MatryoshkaSAE":
+        """An untrained dictionary for rows of width d_in."""
+        return MatryoshkaSAE(self, d_in)
+
+
+class MatryoshkaSAE(BatchTopKSAE):
+    """f as BatchTopK's; x̂_m = the first m entries of f, through W_dec, + b_dec."""
+
+    config: Matryoshka
+
+    def reconstruction_loss(self, batch: Float[Tensor, "b d_in"], forward: Forward) -> Float[Tensor, ""]:
+        """The mean over the nested dictionaries."""
+        left, start, losses = batch - self.b_dec, 0, []
+        for size in self.config.sizes():
+            left = left - forward.codes[:, start:size] @ self.W_dec[start:size]
+            losses.append(self.per_row(left.square().sum(-1)).mean())
+            start = size
+        return torch.stack(losses).mean()
+
+    def entry_reconstruction(
+        self,
+        batch: Float[Tensor, "b d_in"],
+        entries: Entries,
+        groups: Groups,
+        codes: Float[Tensor, " nnz"],
+        share: float,
+        kernels: Kernels,
+    ) -> Missed:
+        """The same, ring by ring: the latents that a nested dictionary has beyond the one before it."""
+        sizes = self.config.sizes()
+        ring_of = torch.bucketize(entries.latent.long(), torch.tensor(sizes, device=batch.device), right=True)
+        rings = [_only(entries, codes, (ring_of == ring).nonzero().squeeze(1)) for ring in range(len(sizes))]
+        left, squares, none = [], [], torch.zeros_like(self.b_dec)
+        for ring, _ in rings:
+            before, bias = (left[-1], none) if left else (batch, self.b_dec)
+            residual, _, square = kernels.reconstruct(before, ring, ring.value, self.W_dec, bias)
+            left.append(residual)
+            squares.append(square)
+        d_codes = torch.empty_like(codes)
+        pull = torch.zeros_like(batch)
+        decoder = gradient(self.W_dec)
+        kernels.accumulate(groups, torch.zeros_like(codes), batch, out=decoder)  # clears it
+        for (ring, chosen), residual in zip(reversed(rings), reversed(left), strict=True):
+            pull += residual / len(sizes)  # a latent is part of every nested dictionary from its ring on
+            d_codes[chosen] = kernels.dots(pull, ring, self.W_dec) * (-2 * share)
+            weight = ring.value * (-2 * share)
+            kernels.accumulate(kernels.group(ring, self.d_sae), weight, pull, out=decoder, add=True)
+        loss = torch.stack(squares).mean() * share
+        return Missed(loss, squares[-1], left[-1], pull, d_codes)
+
+
+def _only(
+    entries: Entries, codes: Float[Tensor, " nnz"], chosen: Int64[Tensor, " some"]
+) -> tuple[Entries, Int64[Tensor, " some"]]:
+    """Some entries, in their order, with their codes as values; and which they are."""
+    offsets = torch.searchsorted(chosen, entries.offsets.long()).to(torch.int32)
+    return Entries(offsets, entries.latent[chosen], codes[chosen]), chosen

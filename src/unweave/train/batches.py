@@ -1,0 +1,98 @@
+"""Where batches come from: rows that can be read again in a seeded order, or a stream that comes once."""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from unweave.core.errors import InputError
+from unweave.core.seeds import derive_seed
+from unweave.store.rows import RowSource, TensorRows
+from unweave.train.training import Training
+
+PEEKED_BATCHES = 16
+
+
+class Batches:
+    """The batches of a run: epochs over a source, or a stream as it comes.
+
+    Attributes:
+        per_epoch: steps of an epoch, where there are epochs.
+        total: steps of the run, where they are known.
+        order: what decides the batches, where they can be had again: two runs with the same one over the same rows see
+            the same batches for as long as both last.
+    """
+
+    def __init__(self, source: RowSource, stream: Iterator[Tensor] | None, training: Training, seed: int) -> None:
+        self.source, self._stream, self._training = source, stream, training
+        self._seed = derive_seed(seed, "order")
+        self.per_epoch = None if stream is not None else -(-source.n // training.batch_size)
+        self.total = training.steps or (None if self.per_epoch is None else training.epochs * self.per_epoch)
+        self.order = (training.batch_size, self._seed if training.shuffle else None)
+
+    def after(self, step: int) -> Iterator[Tensor]:
+        """What is left of the run after `step` batches."""
+        batches = self._stream if self._stream is not None else self._epochs(step)
+        return itertools.islice(batches, None if self.total is None else self.total - step)
+
+    def _epochs(self, step: int) -> Iterator[Tensor]:
+        assert self.per_epoch is not None
+        first, skip = divmod(step, self.per_epoch)
+        for epoch in itertools.count(first):
+            yield from self.source.batches(
+                self._training.batch_size, seed=self._seed, epoch=epoch, shuffle=self._training.shuffle, skip=skip
+            )
+            skip = 0
+
+
+def source_and_stream(rows: RowSource | Tensor | Iterable[Tensor]) -> tuple[RowSource, Iterator[Tensor] | None]:
+    """Rows to set the start from, and the stream of batches where the rows are one.
+
+    Raises:
+        InputError: the rows are not [n, d_in], or a stream gives nothing.
+    """
+    if isinstance(rows, Tensor):
+        return TensorRows(rows), None
+    if isinstance(rows, RowSource):
+        return rows, None
+    stream = _checked(rows)
+    peeked = list(itertools.islice(stream, PEEKED_BATCHES))
+    if not peeked:
+        raise InputError("the iterator of batches gave none")
+    return TensorRows(torch.cat(peeked)), itertools.chain(peeked, stream)
+
+
+def refuse_not_finite(source: RowSource, name: str) -> None:
+    """Stop where a row holds NaN or Inf, and say which.
+
+    Raises:
+        InputError: there is such a row.
+    """
+    if math.isfinite(source.moments().variance):
+        return
+    bad, seen = [], 0
+    for block in source.blocks(8192):
+        bad += [seen + row for row in (~block.isfinite().all(1)).nonzero().flatten().tolist()]
+        seen += len(block)
+    if not bad:
+        raise InputError(f"{name} are too large: the sum of their squares is no longer finite; scale them down")
+    some = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+    raise InputError(
+        f"{len(bad)} of {seen} rows hold NaN or Inf ({name}: {some}); look at what the model gives for their examples, "
+        "or leave them out"
+    )
+
+
+def _checked(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Batches of a stream in float32; an error names the first that is not as the others."""
+    d_in = None
+    for number, batch in enumerate(batches):
+        if not isinstance(batch, Tensor):
+            raise InputError(f"batch {number} must be a tensor [n, d_in], got {type(batch).__name__}")
+        rows = TensorRows(batch, name=f"batch {number}")
+        d_in = rows.d_in if d_in is None else d_in
+        if rows.d_in != d_in:
+            raise InputError(f"batch {number} has rows of width {rows.d_in}, those before it {d_in}")
+        yield batch.detach().float()
