@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check lint clean
+.PHONY: help demo test test-all check lint bench bench-quick clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -32,8 +32,14 @@ lint: .venv/.dev  ## lint, format, types and floors without the tests
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+bench: .venv-bench/.done  ## measure beside the peers, in an environment of its own (hours); writes docs/performance.md
+	@.venv-bench/bin/python -m benchmarks
+
+bench-quick: .venv/.dev  ## a look at the same in minutes, beside the peers that are installed
+	@bin=$(BIN); if [ -e .venv-bench/.done ]; then bin=.venv-bench/bin; fi; $$bin/python -m benchmarks --quick
+
 clean:  ## remove the environment, caches and build products; runs/ stays
-	@rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf .venv .venv-bench build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find src tests benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # .venv/.unfinished says that an install was cut short: such an environment is not repaired but made again.
@@ -60,3 +66,14 @@ clean:  ## remove the environment, caches and build products; runs/ stays
 	@$(PIP) -e '.[dev]'
 	@mv .venv/.unfinished .venv/.core
 	@touch .venv/.core $@
+
+# The peers want versions of their own; torchvision, which some bring along, does not import beside a CPU build of torch.
+.venv-bench/.done: pyproject.toml benchmarks/constraints.txt benchmarks/requirements.txt
+	@echo "Installing the peers into .venv-bench (minutes) ..."
+	@$(PYTHON) -m venv --clear .venv-bench
+	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check -c benchmarks/constraints.txt $(TORCH)
+	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check -c benchmarks/constraints.txt -e . \
+	  -r benchmarks/requirements.txt
+	@.venv-bench/bin/python -c 'import torchvision' 2>/dev/null || \
+	  .venv-bench/bin/python -m pip uninstall -qq -y torchvision
+	@touch $@

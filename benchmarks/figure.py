@@ -51,7 +51,7 @@ def _library(side: str) -> str:
 
 def _step_times(axes: Axes, shipped: Sequence[dict[str, Any]], tuned: Sequence[dict[str, Any]]) -> None:
     """A line of dots for each case: filled as shipped, hollow tuned."""
-    axes.set_title("Step time, times Unweave's")
+    axes.set_title("Step time, times that of Unweave in float32")
     if not shipped:
         axes.set_axis_off()
         return
@@ -112,7 +112,7 @@ def _quality(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     axes.set_yscale("log")
     _plain_ticks(axes.xaxis)
     _plain_ticks(axes.yaxis)
-    axes.set_xlabel("seconds of training; size: dead latents, hollow: not the default", color=QUIET)
+    axes.set_xlabel("seconds; size: dead latents, hollow: not the default", color=QUIET)
     axes.set_ylabel("FVU on held-out rows")
     legend = axes.legend(fontsize=7.5, labelcolor=INK, loc="best")
     for handle in legend.legend_handles:

@@ -56,12 +56,12 @@ def test_the_code_of_a_row_does_not_depend_on_its_batch(kind: str, order: list[i
     torch.testing.assert_close(dictionary.encode(rows[order[:cut]]), codes[order[:cut]], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 7, 10_000])
+@pytest.mark.parametrize("chunk", [1, 7, 10_000])
 def test_sparse_codes_are_the_dense_ones_in_any_chunks(
     dictionary: Dictionary, rows: Tensor, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base, "_ENCODE_BYTES", chunk * 4 * dictionary.d_sae)
-    frozen = dictionary.to_inference()
+    frozen, rows = dictionary.to_inference(), rows[:15]
     torch.testing.assert_close(frozen.encode_sparse(rows).dense(), frozen.encode(rows))
 
 

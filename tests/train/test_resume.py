@@ -88,7 +88,7 @@ def test_a_run_stopped_inside_an_interval_of_its_history(rows: Tensor, tmp_path:
 
 def _train_slowly(rows: Tensor, out: Path) -> None:
     torch.set_num_threads(1)
-    train(rows, TopK(d_sae=16, k=3), Training(epochs=20, batch_size=16), out=out, runtime=ALWAYS)
+    train(rows, TopK(d_sae=16, k=3), Training(epochs=8, batch_size=16), out=out, runtime=ALWAYS)
 
 
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(rows: Tensor, tmp_path: Path) -> None:

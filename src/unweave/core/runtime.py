@@ -43,7 +43,7 @@ refuses any other), or by autograd over everything (dense, the specification); e
 
     @contextmanager
     def threads_for(self, flops: float) -> Iterator[None]:
-        """torch's CPU threads inside the block, for steps of so many floating-point operations.
+        """Set the CPU threads of torch inside the block, for steps of so many floating-point operations.
 
         A small step gains little from a second thread, and loses much wherever another process uses that core: threads
         wait for each other several times a step.

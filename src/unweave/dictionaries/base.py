@@ -140,9 +140,9 @@ class Dictionary(nn.Module, ABC):
         return False
 
     def gradients(self, batch: Float[Tensor, "b d_in"], step: Step, kernels: Kernels) -> Losses:
-        """Write into each parameter's `grad` what `loss(batch, step).total.backward()` would, from active entries alone.
+        """Write into each parameter's `grad` what `loss(batch, step).total.backward()` would.
 
-        Parts of the result carry no graph.
+        The cost follows the active entries. Parts of the result carry no graph.
         """
         raise InputError(f"{type(self).__name__} has no sparse step; train it with the dense engine")
 

@@ -23,14 +23,15 @@ class Gated(PenalisedConfig):
     """Gated sparse autoencoder: a gate says whether a latent is active, a magnitude how much.
 
     Rajamanoharan et al. (2024), "Improving dictionary learning with gated sparse autoencoders",
-    https://arxiv.org/abs/2404.16014. With the gate π = (x − b_dec) W_enc + b_enc, f = [π > 0]·relu(exp(r_mag)·π + b_mag)
-    and loss = ‖x − x̂‖² + l1·Σ_j relu(π_j) + ‖x − x̂(relu(π))‖², the last through a decoder that it does not train. The
-    L1 penalty shrinks the gate only. The paper adds the gate's bias to the gate alone; here the magnitude has it too,
-    which b_mag takes up: the functions are the same.
+    https://arxiv.org/abs/2404.16014. With the gate π = (x − b_dec) W_enc + b_enc,
+    f = [π > 0]·relu(exp(r_mag)·π + b_mag) and loss = ‖x − x̂‖² + l1·Σ_j relu(π_j) + ‖x − x̂(relu(π))‖², the last through a decoder that it does not train. The
+    L1 penalty shrinks the gate only. The paper adds the gate's bias to the gate alone; here the magnitude has it
+    too, which b_mag takes up: the functions are the same.
     """
 
     l1: float = 1.0
-    "weight of the penalty on the gate; the default suits rows scaled to variance 1 a dimension, as training scales them"
+    "weight of the penalty on the gate; the default suits rows scaled to variance 1 a dimension, as training scales \
+them"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,7 +70,7 @@ class GatedSAE(SAE):
         """All open gates."""
         return Rule()
 
-    def entry_codes(self, entries: Entries) -> tuple[Float[Tensor, " nnz"], Float[Tensor, " nnz"]]:
+    def entry_codes(self, entries: Entries) -> tuple[Float[Tensor, " nnz"], Float[Tensor, " nnz"] | None]:
         """Magnitudes of the open gates."""
         latent = entries.latent.long()
         gain = self.r_mag.exp()[latent]
@@ -81,7 +82,7 @@ class GatedSAE(SAE):
         gate, weight = active.entries.value, self.config.l1 * self.config.warm_up(step)
         _, dots, square = active.kernels.reconstruct(active.batch, active.entries, gate, self.W_dec, self.b_dec)
         open_ = (gate > 0).float()
-        active.d_pre.add_((dots * (-2 * active.share) + weight / active.rows) * open_)
+        active.d_pre = (dots * (-2 * active.share) + weight / active.rows) * open_
         d_magnitude = active.d_codes * (active.codes > 0)
         gradient(self.b_mag).copy_(active.sums(d_magnitude))
         gradient(self.r_mag).copy_(active.sums(d_magnitude * gate) * self.r_mag.exp())

@@ -28,8 +28,8 @@ class JumpReLU(PenalisedConfig):
     Rajamanoharan et al. (2024), "Jumping ahead: improving reconstruction fidelity with JumpReLU sparse autoencoders",
     https://arxiv.org/abs/2407.14435. Each latent learns its threshold θ_j. The step has no gradient, so that of θ is
     estimated from the pre-activations z within `bandwidth` ε of it: ∂f/∂θ = −θ/ε and ∂[z > θ]/∂θ = −1/ε for
-    |z − θ| < ε/2. Without a target the penalty is the paper's own, l0·L0. All thresholds start where the batch as a whole
-    has the target's L0 (or, without one, an L0 of 32).
+    |z − θ| < ε/2. Without a target the penalty is the paper's own, l0·L0. All thresholds start where the first rows
+    have the target's L0 (or, without one, an L0 of 32).
     """
 
     l0: float = 10.0
@@ -78,12 +78,14 @@ class JumpReLUSAE(SAE):
 
     def activation(self, pre: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_sae"]:
         """Pre-activations over their threshold."""
-        made: Tensor = _Jump.apply(pre, self.threshold, self.config.bandwidth)
+        made: Tensor = _Jump.apply(pre, self.threshold, self.config.bandwidth)  # type: ignore[no-untyped-call]
         return made
 
     def penalties(self, forward: Forward, step: Step) -> Mapping[str, Float[Tensor, ""]]:
         """What the mean number of active latents costs."""
-        fired: Tensor = _Fired.apply(forward.pre, self.threshold, self.config.bandwidth)
+        fired: Tensor = _Fired.apply(  # type: ignore[no-untyped-call]
+            forward.pre, self.threshold, self.config.bandwidth
+        )
         cost, _ = self._cost(fired.sum() / len(forward.pre), step)
         return {"l0_penalty": cost}
 
@@ -95,7 +97,7 @@ class JumpReLUSAE(SAE):
         """The bias, less the window's lower edge."""
         return self.b_enc - self.threshold + self.config.bandwidth / 2
 
-    def entry_codes(self, entries: Entries) -> tuple[Float[Tensor, " nnz"], Float[Tensor, " nnz"]]:
+    def entry_codes(self, entries: Entries) -> tuple[Float[Tensor, " nnz"], Float[Tensor, " nnz"] | None]:
         """Pre-activations of the entries over their threshold, 0 for those in the window's lower half."""
         half = self.config.bandwidth / 2
         jumped = (entries.value > half).float()

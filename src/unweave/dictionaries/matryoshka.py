@@ -1,5 +1,6 @@
 """Matryoshka sparse autoencoder, over BatchTopK."""
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -22,8 +23,8 @@ class Matryoshka(LargestConfig):
 
     Bussmann, Nabeshima, Karvonen & Nanda (2025), "Learning multi-level features with Matryoshka sparse autoencoders",
     https://arxiv.org/abs/2503.17547. Codes as BatchTopK's; with x̂_m the reconstruction from the first m latents alone,
-    loss = mean over the prefixes m of ‖x − x̂_m‖², + aux. Early latents stay general: they cannot leave part of what they
-    stand for to later, finer ones.
+    loss = mean over the prefixes m of ‖x − x̂_m‖², + aux. Early latents stay general: they cannot leave part of what
+    they stand for to later, finer ones.
     """
 
     prefixes: tuple[float, ...] = (0.0625, 0.125, 0.25, 0.5, 1.0)
@@ -32,7 +33,7 @@ class Matryoshka(LargestConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         sizes = self.sizes()
-        if not sizes or self.prefixes[-1] != 1 or sizes[0] < 1 or any(a >= b for a, b in zip(sizes, sizes[1:])):
+        if not sizes or self.prefixes[-1] != 1 or sizes[0] < 1 or any(a >= b for a, b in itertools.pairwise(sizes)):
             raise InputError(
                 f"prefixes must rise from a share that holds at least one of {self.d_sae} latents up to 1, got "
                 f"{self.prefixes}"
@@ -74,7 +75,8 @@ class MatryoshkaSAE(BatchTopKSAE):
         sizes = self.config.sizes()
         ring_of = torch.bucketize(entries.latent.long(), torch.tensor(sizes, device=batch.device), right=True)
         rings = [_only(entries, codes, (ring_of == ring).nonzero().squeeze(1)) for ring in range(len(sizes))]
-        left, squares, none = [], [], torch.zeros_like(self.b_dec)
+        left: list[Tensor] = []
+        squares, none = [], torch.zeros_like(self.b_dec)
         for ring, _ in rings:
             before, bias = (left[-1], none) if left else (batch, self.b_dec)
             residual, _, square = kernels.reconstruct(before, ring, ring.value, self.W_dec, bias)
@@ -83,12 +85,13 @@ class MatryoshkaSAE(BatchTopKSAE):
         d_codes = torch.empty_like(codes)
         pull = torch.zeros_like(batch)
         decoder = gradient(self.W_dec)
-        kernels.accumulate(groups, torch.zeros_like(codes), batch, out=decoder)  # clears it
+        decoder.zero_()
         for (ring, chosen), residual in zip(reversed(rings), reversed(left), strict=True):
             pull += residual / len(sizes)  # a latent is part of every nested dictionary from its ring on
             d_codes[chosen] = kernels.dots(pull, ring, self.W_dec) * (-2 * share)
-            weight = ring.value * (-2 * share)
-            kernels.accumulate(kernels.group(ring, self.d_sae), weight, pull, out=decoder, add=True)
+            kernels.accumulate(
+                kernels.group(ring, self.d_sae), ring.value, pull, out=decoder, scale=-2 * share, add=True
+            )
         loss = torch.stack(squares).mean() * share
         return Missed(loss, squares[-1], left[-1], pull, d_codes)
 

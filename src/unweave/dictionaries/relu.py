@@ -24,8 +24,8 @@ class ReLU(PenalisedConfig):
 
     Bricken et al. (2023), "Towards Monosemanticity". The penalty can be bypassed by growing the decoder, so its rows
     are kept at length 1 by default; `weigh_by_norm` closes that way for free ones, with l1·Σ_j f_j ‖W_dec,j‖ (Conerly
-    et al., 2024, "Update on how we train SAEs"). `l1_reduction="sum"` adds the penalty up over the batch, which makes the effective
-    weight l1 × batch size: some published notebooks do, and their numbers can only be met that way.
+    et al., 2024, "Update on how we train SAEs"). `l1_reduction="sum"` adds the penalty up over the batch, which makes
+    the effective weight l1 × batch size: some published notebooks do, and their numbers can only be met that way.
     """
 
     l1: float = 1.0

@@ -168,9 +168,9 @@ class SAE(Dictionary):
         """The bias under which `rule` finds the entries."""
         return self.b_enc
 
-    def entry_codes(self, entries: Entries) -> tuple[Float[Tensor, " nnz"], Float[Tensor, " nnz"]]:
-        """Codes of entries, and the slope of each in its value."""
-        return entries.value, (entries.value > 0).float()
+    def entry_codes(self, entries: Entries) -> tuple[Float[Tensor, " nnz"], Float[Tensor, " nnz"] | None]:
+        """Codes of entries, and the slope of each in its value; None: 1 where the value is positive."""
+        return entries.value, None
 
     def entry_reconstruction(
         self,
@@ -215,7 +215,7 @@ class SAE(Dictionary):
             return None
         dead = step.dead.nonzero().squeeze(1)
         missed = batch - self(batch)
-        weight = missed.square().sum(1).square().cpu().double()
+        weight = missed.cpu().double().square().sum(1).square()
         if not float(weight.sum()) > 0:
             return None
         generator = torch_generator(step.index, "resample")

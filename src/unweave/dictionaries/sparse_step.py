@@ -44,7 +44,7 @@ class Missed:
     d_codes: Float[Tensor, " nnz"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Active:
     """The active entries of a batch and the gradients so far, for a kind to add to.
 
@@ -54,9 +54,9 @@ class Active:
         groups: the same sorted by latent.
         codes: what the dictionary makes of the values.
         d_codes: ∂loss/∂f of each entry.
-        d_pre: ∂loss/∂pre-activation of each, apart from what comes through the codes.
         share: 1 / rows, or 1 / (rows · d_in) where the loss averages a row's entries.
         kernels: the operations.
+        d_pre: ∂loss/∂pre-activation of each, apart from what comes through the codes; None is nothing.
     """
 
     batch: Float[Tensor, "b d_in"]
@@ -64,9 +64,9 @@ class Active:
     groups: Groups
     codes: Float[Tensor, " nnz"]
     d_codes: Float[Tensor, " nnz"]
-    d_pre: Float[Tensor, " nnz"]
     share: float
     kernels: Kernels
+    d_pre: Float[Tensor, " nnz"] | None = None
 
     @property
     def rows(self) -> int:
@@ -94,15 +94,19 @@ def gradients(sae: "SAE", batch: Float[Tensor, "b d_in"], step: Step, kernels: K
     codes, slope = sae.entry_codes(entries)
     share = 1 / (rows * (sae.d_in if sae.config.reconstruction == "mean" else 1))
     missed = sae.entry_reconstruction(batch, entries, groups, codes, share, kernels)
-    active = Active(batch, entries, groups, codes, missed.d_codes, torch.zeros_like(codes), share, kernels)
+    active = Active(batch, entries, groups, codes, missed.d_codes, share, kernels)
     parts = {"reconstruction": missed.loss, **sae.entry_penalties(active, step)}
-    d_pre = torch.addcmul(active.d_pre, active.d_codes, slope)
+    if slope is None and entries.padded:
+        slope = (entries.value > 0).float()
+    d_pre = active.d_codes if slope is None else active.d_codes * slope
+    if active.d_pre is not None:
+        d_pre = d_pre + active.d_pre
     kernels.accumulate(groups, d_pre, centred, out=gradient(sae.W_enc).T)
     bias = gradient(sae.b_enc).copy_(kernels.sums(groups, d_pre))
     if revived is not None:
         parts["aux"] = add_aux_gradients(sae, revived, missed.residual, centred, share, kernels)
-    torch.sub(missed.pull.sum(0) * (-2 * share), sae.W_enc @ bias, out=gradient(sae.b_dec))
-    return Losses(parts, kernels.sums(groups, (codes != 0).float()), missed.square / rows, rows)
+    torch.addmv(missed.pull.sum(0), sae.W_enc, bias, beta=-2 * share, alpha=-1, out=gradient(sae.b_dec))
+    return Losses(parts, kernels.fired(entries, groups, codes), missed.square / rows, rows)
 
 
 def reconstruction(
@@ -116,8 +120,8 @@ def reconstruction(
 ) -> Missed:
     """The squared error and its gradients, that of W_dec written in its place."""
     residual, dots, square = kernels.reconstruct(batch, entries, codes, sae.W_dec, sae.b_dec)
-    kernels.accumulate(groups, codes * (-2 * share), residual, out=gradient(sae.W_dec))
-    return Missed(square * share, square, residual, residual, dots * (-2 * share))
+    kernels.accumulate(groups, codes, residual, out=gradient(sae.W_dec), scale=-2 * share)
+    return Missed(square * share, square, residual, residual, dots.mul_(-2 * share))
 
 
 def add_aux_gradients(
@@ -132,7 +136,7 @@ def add_aux_gradients(
     weight = sae.config.aux * share
     groups = kernels.group(revived, sae.d_sae)
     left, dots, square = kernels.reconstruct(residual, revived, revived.value, sae.W_dec, torch.zeros_like(sae.b_dec))
-    kernels.accumulate(groups, revived.value * (-2 * weight), left, out=gradient(sae.W_dec), add=True)
+    kernels.accumulate(groups, revived.value, left, out=gradient(sae.W_dec), scale=-2 * weight, add=True)
     d_codes = dots * (-2 * weight) * (revived.value > 0)
     kernels.accumulate(groups, d_codes, centred, out=gradient(sae.W_enc).T, add=True)
     gradient(sae.b_enc).add_(kernels.sums(groups, d_codes))

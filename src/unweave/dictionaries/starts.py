@@ -65,11 +65,11 @@ def geometric_median(rows: RowSource) -> Float[Tensor, " d_in"]:
         if seen >= _MEDIAN_ROWS:
             break
     points = torch.cat(blocks)
-    median = points.mean(0)
+    median: Tensor = points.mean(0)
     spread = float((points - median).norm(dim=1).mean())
     for _ in range(_MEDIAN_STEPS):
         weight = 1 / (points - median).norm(dim=1).clamp_min(1e-12 + 1e-9 * spread)
-        moved = (points * weight[:, None]).sum(0) / weight.sum()
+        moved: Tensor = (points * weight[:, None]).sum(0) / weight.sum()
         if float((moved - median).norm()) <= 1e-7 * spread:
             return moved.float()
         median = moved

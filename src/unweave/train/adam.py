@@ -20,6 +20,10 @@ class Adam:
             name: (torch.zeros_like(parameter), torch.zeros_like(parameter))
             for name, parameter in self._parameters.items()
         }
+        self._rows = {
+            name: (_rows(parameter.detach()), *map(_rows, self._moments[name]))
+            for name, parameter in self._parameters.items()
+        }
         self._unit = dictionary.unit_rows()
         self._d_sae = dictionary.d_sae
         self._betas = betas
@@ -41,11 +45,11 @@ class Adam:
         for name, parameter in self._parameters.items():
             if parameter.grad is None:
                 continue
-            first, second = self._moments[name]
+            weight, first, second = self._rows[name]
             self._kernels.adam(
-                _rows(parameter),
+                weight,
                 _rows(parameter.grad),
-                (_rows(first), _rows(second)),
+                (first, second),
                 step=self.steps,
                 rate=rate,
                 betas=self._betas,

@@ -74,6 +74,7 @@ class Course:
         job: what is trained.
         total: steps to take, where that is known; 0 for what is fitted in closed form.
         threads: CPU threads that its steps occupy.
+        seconds: spent on it.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Course:
             most_workers: CPU threads that may share a sparse step; its result does not depend on their number.
             crowd: how many courses share a thread; checkpoints then come less often.
         """
+        self.seconds = 0.0
         started = time.monotonic()
         self.job = job
         self._identity = job.identity(batches)
@@ -110,7 +112,7 @@ class Course:
         self._crowd = crowd
         self._saved = time.monotonic()
         self._pause = runtime.checkpoint_seconds
-        self.seconds = self._saved - started
+        self.seconds += self._saved - started
 
     def _set_up(self, most_workers: int | None) -> Trainer:
         """The trainer, and the CPU threads that `at_work` gives it."""
@@ -162,13 +164,14 @@ class Course:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """The operations and CPU threads of its steps, for the calling thread."""
-        before = torch.get_num_threads()
+        started, before = time.monotonic(), torch.get_num_threads()
         torch.set_num_threads(self._torch_threads)
         try:
             with self._kernels:
                 yield
         finally:
             torch.set_num_threads(before)
+            self.seconds += time.monotonic() - started
 
     def take(self, batch: Float[Tensor, "b d_in"]) -> None:
         """One step, inside `at_work`, and a checkpoint where it is time."""

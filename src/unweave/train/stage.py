@@ -70,7 +70,7 @@ def train(
 
 def _steps(course: Course, batches: Batches) -> None:
     """Take the steps that are left, with a progress bar."""
-    started = shown = time.monotonic()
+    shown = time.monotonic()
     with progress("Training", total=course.total, unit="steps") as bar, course.at_work():
         bar.advance(course.step)
         for batch in batches.after(course.step):
@@ -78,5 +78,4 @@ def _steps(course: Course, batches: Batches) -> None:
             if (now := time.monotonic()) - shown > _BAR_EVERY_SECONDS:
                 shown = now
                 bar.advance(course.step - bar.done, **course.latest())
-        course.seconds += time.monotonic() - started
         bar.advance(course.step - bar.done, **course.latest())

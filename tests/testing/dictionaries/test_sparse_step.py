@@ -1,15 +1,13 @@
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from unweave.dictionaries.base import Dictionary, Losses, Step
 from unweave.dictionaries.kernels import Kernels
 from unweave.dictionaries.relu import ReLU, ReLUSAE
-from unweave.dictionaries.sae import Forward
 from unweave.dictionaries.topk import TopK, TopKSAE
 from unweave.testing.dictionaries.sparse_step import check_sparse_step
 from unweave.testing.dictionaries.subject import Subject
@@ -19,21 +17,24 @@ Make = Callable[..., Subject]
 
 
 class ForgetsAPenalty(TopKSAE):
-    def penalties(self, forward: Forward, step: Step) -> Mapping[str, Float[Tensor, ""]]:
-        return {"pull": 1e-2 * self.W_dec.sum()}
+    def loss(self, batch: Tensor, step: Step) -> Losses:
+        losses = super().loss(batch, step)
+        return replace(losses, parts={**losses.parts, "pull": 1e-2 * self.W_dec.sum()})
 
 
 class ForgetsItsGradient(ForgetsAPenalty):
-    def entry_penalties(self, active: object, step: Step) -> Mapping[str, Float[Tensor, ""]]:
-        return {"pull": 1e-2 * self.W_dec.sum()}
+    def gradients(self, batch: Tensor, step: Step, kernels: Kernels) -> Losses:
+        losses = super().gradients(batch, step, kernels)
+        return replace(losses, parts={**losses.parts, "pull": 1e-2 * self.W_dec.detach().sum()})
 
 
 class Complete(ForgetsItsGradient):
     """Not broken."""
 
-    def entry_penalties(self, active: object, step: Step) -> Mapping[str, Float[Tensor, ""]]:
-        active.d_decoder.add_(1e-2)
-        return super().entry_penalties(active, step)
+    def gradients(self, batch: Tensor, step: Step, kernels: Kernels) -> Losses:
+        losses = super().gradients(batch, step, kernels)
+        self.W_dec.grad.add_(1e-2)
+        return losses
 
 
 class AddsToWhatIsThere(TopKSAE):
@@ -93,23 +94,24 @@ def test_what_is_broken_is_found(broken: type[Dictionary], says: str, hasty: Mak
         check_sparse_step(hasty(broken))
 
 
-class WeighsOnlyUnitRows(ReLUSAE):
-    """Its sparse penalty leaves out the decoder's lengths, which shows only where an option makes them matter."""
+class WrongWhereAnOptionIsOn(ReLUSAE):
+    """Its sparse gradient is 1 % too large, but only where an option is on that is off by default."""
 
-    def entry_penalties(self, active: object, step: Step) -> Mapping[str, Float[Tensor, ""]]:
-        weight = self._weight(active.rows, step)
-        active.d_codes.add_(weight)
-        return {"l1": active.entries.value.sum() * weight}
+    def gradients(self, batch: Tensor, step: Step, kernels: Kernels) -> Losses:
+        losses = super().gradients(batch, step, kernels)
+        if self.config.weigh_by_norm:
+            self.W_dec.grad.mul_(1.01)
+        return losses
 
 
-class WeighsOnlyUnitRowsConfig(ReLU):
-    def build(self, d_in: int) -> WeighsOnlyUnitRows:
-        return WeighsOnlyUnitRows(self, d_in)
+class WrongWhereAnOptionIsOnConfig(ReLU):
+    def build(self, d_in: int) -> WrongWhereAnOptionIsOn:
+        return WrongWhereAnOptionIsOn(self, d_in)
 
 
 def test_options_beside_the_example_s_are_tried() -> None:
     with pytest.raises(AssertionError, match=r"sparse gradient of W_dec, .* weigh_by_norm=True"):
-        check_sparse_step(Subject(WeighsOnlyUnitRowsConfig(d_sae=32)))
+        check_sparse_step(Subject(WrongWhereAnOptionIsOnConfig(d_sae=32)))
 
 
 def test_what_is_right_passes(hasty: Make) -> None:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Float, Int, Int32, Int64, Num
 from torch import Tensor
 
 Precision = Literal["float32", "bfloat16"]
@@ -36,12 +36,14 @@ class Rule:
 class Entries:
     """Pre-activations that a rule kept, row by row: row b has the entries offsets[b] to offsets[b + 1].
 
-    The latents of a row come in no particular order. Entries of value 0 may be among them: they stand for nothing.
+    The latents of a row come in no particular order. Where `padded`, entries of value 0 may be among them: they stand
+    for nothing.
     """
 
     offsets: Int32[Tensor, " b_plus_1"]
     latent: Int32[Tensor, " nnz"]
     value: Float[Tensor, " nnz"]
+    padded: bool = False
 
     @property
     def rows(self) -> int:
@@ -59,14 +61,9 @@ class Groups:
         row: row of each entry.
     """
 
-    starts: Int64[Tensor, " d_sae_plus_1"]
-    order: Int64[Tensor, " nnz"]
-    row: Int64[Tensor, " nnz"]
-
-    @property
-    def counts(self) -> Int64[Tensor, " d_sae"]:
-        """Number of entries of each latent."""
-        return self.starts.diff()
+    starts: Int[Tensor, " d_sae_plus_1"]
+    order: Int[Tensor, " nnz"]
+    row: Int[Tensor, " nnz"]
 
 
 class Kernels(ABC):
@@ -99,7 +96,7 @@ class Kernels(ABC):
         rule: Rule,
         revive: tuple[Int64[Tensor, " dead"], int] | None = None,
     ) -> tuple[Entries, Entries | None]:
-        """What `rule` keeps of x W + bias and, for `revive` (latents, k), the k largest positive among those latents."""
+        """What `rule` keeps of x W + bias; and, for `revive` (latents, k), the k largest positive among those."""
 
     @abstractmethod
     def reconstruct(
@@ -130,9 +127,10 @@ class Kernels(ABC):
         rows: Float[Tensor, "b d_in"],
         *,
         out: Float[Tensor, "d_sae d_in"],
+        scale: float = 1.0,
         add: bool = False,
     ) -> None:
-        """out_j = Σ weight_e rows_b over the entries of each latent; added to what is there where `add`."""
+        """out_j = scale · Σ weight_e rows_b over the entries of each latent; added to what is there where `add`."""
 
     @abstractmethod
     def adam(
@@ -157,6 +155,10 @@ class Kernels(ABC):
         total = torch.zeros(len(weight) + 1, dtype=torch.float64, device=weight.device)
         torch.cumsum(weight[groups.order].double(), 0, out=total[1:])
         return (total[groups.starts[1:]] - total[groups.starts[:-1]]).to(weight.dtype)
+
+    def fired(self, entries: Entries, groups: Groups, codes: Float[Tensor, " nnz"]) -> Num[Tensor, " d_sae"]:
+        """On how many rows each latent's code is not zero."""
+        return self.sums(groups, (codes != 0).float())
 
 
 EPSILON = 1e-8

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Num
 from torch import Tensor
 
 from unweave.dictionaries.kernels import loops
@@ -100,10 +100,13 @@ class CompiledKernels(Kernels):
         shape = (len(x), weight.shape[1])
         pre = self._buffer("pre", worker, shape[0] * shape[1], torch.float32).view(shape)
         if x.dtype is torch.float32:
-            return torch.addmm(bias, x, weight, out=pre)
-        half = self._buffer("half", worker, shape[0] * shape[1], torch.bfloat16).view(shape)
-        torch.mm(x, weight, out=half)
-        return torch.add(half, bias, out=pre)
+            torch.mm(x, weight, out=pre)
+        else:
+            half = self._buffer("half", worker, shape[0] * shape[1], torch.bfloat16).view(shape)
+            torch.mm(x, weight, out=half)
+            loops.widen(half.view(torch.int16).numpy(), pre.view(torch.int32).numpy())
+        loops.add_bias(pre.numpy(), bias.numpy())
+        return pre
 
     def _select(self, pre: Tensor, per_row: int | None, above: int, worker: int) -> _Found:
         rows, width = pre.shape
@@ -132,7 +135,8 @@ class CompiledKernels(Kernels):
         arrays = [_array(t) for t in (x, entries.offsets, entries.latent, codes, decoder, bias, residual, dots)]
 
         def part(number: int, _: int) -> float:
-            return loops.reconstruct(*arrays, number * _PIECE_ROWS, min(len(x), (number + 1) * _PIECE_ROWS))
+            lo = number * _PIECE_ROWS
+            return float(loops.reconstruct(*arrays, lo, min(len(x), lo + _PIECE_ROWS)))
 
         return residual, dots, torch.tensor(sum(self._team.each(-(-len(x) // _PIECE_ROWS), part)))
 
@@ -151,10 +155,10 @@ class CompiledKernels(Kernels):
 
     def group(self, entries: Entries, d_sae: int) -> Groups:
         """Entries sorted by latent, those of one latent by row."""
-        starts = np.empty(d_sae + 1, np.int64)
-        order, row = np.empty(len(entries.latent), np.int64), np.empty(len(entries.latent), np.int64)
-        loops.group(_array(entries.offsets), _array(entries.latent), starts, order, row)
-        return Groups(torch.from_numpy(starts), torch.from_numpy(order), torch.from_numpy(row))
+        starts = torch.empty(d_sae + 1, dtype=torch.int32)
+        order, row = torch.empty_like(entries.latent), torch.empty_like(entries.latent)
+        loops.group(*[_array(t) for t in (entries.offsets, entries.latent, starts, order, row)])
+        return Groups(starts, order, row)
 
     def accumulate(
         self,
@@ -163,20 +167,37 @@ class CompiledKernels(Kernels):
         rows: Float[Tensor, "b d_in"],
         *,
         out: Float[Tensor, "d_sae d_in"],
+        scale: float = 1.0,
         add: bool = False,
     ) -> None:
         """Sums of weighted rows by latent."""
-        starts = _array(groups.starts)
-        arrays = (starts, _array(groups.row), _array(weight[groups.order]), _array(rows), _array(out), add)
-        work = starts[-1] + len(starts) - 1  # an entry costs about what an empty latent costs
-        pieces = max(1, int(work * rows.shape[1] // _LATENT_WORK))
-        shares = np.arange(1, pieces) * work // pieces
-        bounds = [0, *np.searchsorted(starts + np.arange(len(starts)), shares).tolist(), len(starts) - 1]
+        starts, order, row, weights, x, sums = [
+            _array(t) for t in (groups.starts, groups.order, groups.row, weight, rows, out)
+        ]
+        work = len(row) + len(out)  # an entry costs about what an empty latent costs
+        pieces = max(1, work * rows.shape[1] // _LATENT_WORK)
+        bounds = [0, len(out)]
+        if pieces > 1:
+            shares = np.arange(1, pieces) * work // pieces
+            bounds[1:1] = np.searchsorted(starts + np.arange(len(starts)), shares).tolist()
 
         def part(number: int, _: int) -> None:
-            loops.accumulate(*arrays, bounds[number], bounds[number + 1])
+            lo, hi = bounds[number], bounds[number + 1]
+            loops.accumulate(starts, order, row, weights, np.float32(scale), x, sums, add, lo, hi)
 
         self._team.each(pieces, part)
+
+    def sums(self, groups: Groups, weight: Float[Tensor, " nnz"]) -> Float[Tensor, " d_sae"]:
+        """Σ weight_e over the entries of each latent, in float64."""
+        out = torch.empty(len(groups.starts) - 1)
+        loops.sums(_array(groups.starts), _array(groups.order), _array(weight), out.numpy())
+        return out
+
+    def fired(self, entries: Entries, groups: Groups, codes: Float[Tensor, " nnz"]) -> Num[Tensor, " d_sae"]:
+        """On how many rows each latent's code is not zero."""
+        out = torch.empty(len(groups.starts) - 1, dtype=torch.int32)
+        loops.fired(_array(entries.latent), _array(codes), out.numpy())
+        return out
 
     def adam(
         self,

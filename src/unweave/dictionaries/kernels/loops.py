@@ -1,8 +1,9 @@
 """The compiled loops of the sparse step on a CPU (Numba).
 
-Each works on a range of rows or latents and holds no lock, so that a team of threads can share one step. Pre-activations
-come as the bit patterns of float32 read as signed integers: among positive numbers the order is the same, negative ones stay below zero, NaN and Inf come out on top, so that they are selected, reach the loss
-and are seen there. Sums may be reordered by the compiler, never skipped.
+Each works on a range of rows or latents and holds no lock, so that a team of threads can share one step. What to keep
+is decided on the bits of float32, read as signed integers: among positive numbers the order is the same, negative ones stay
+below zero, NaN and Inf come out on top, so that they are selected, reach the loss and are seen there. Sums may be
+reordered by the compiler, never skipped.
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ _OCTAVES = 4 << 23  # of a float's bits
 
 
 @njit(cache=True, inline="always")
-def _count(keys, n, least):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _count(keys, n, least):
     """How many of keys[:n] are at least `least`."""
     count = np.int32(0)
     for i in range(n):
@@ -23,7 +24,7 @@ def _count(keys, n, least):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN
 
 
 @njit(cache=True, inline="always")
-def _bound(keys, n, k, slack):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _bound(keys, n, k, slack):
     """A bound that k to k + slack of the positive keys[:n] reach, or 1 where fewer than k are positive.
 
     Halves the interval between what too many and what too few reach. On the bits of floats that is a search over
@@ -48,7 +49,7 @@ def _bound(keys, n, k, slack):  # type: ignore[no-untyped-def]  # noqa: ANN001, 
 
 
 @njit(cache=True, inline="always")
-def _group_maxima(row, maxima):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _group_maxima(row, maxima):
     """The largest key of each group; group g holds the entries g, g + groups, g + 2 groups and so on.
 
     Groups that run side by side let the compiler take sixteen at a time.
@@ -66,7 +67,7 @@ def _group_maxima(row, maxima):  # type: ignore[no-untyped-def]  # noqa: ANN001,
 
 
 @njit(cache=True, inline="always")
-def _collect(row, maxima, above, hit, key, latent, at):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _collect(row, maxima, above, hit, key, latent, at):
     """Append the entries with a key over `above` to key and latent from `at` on; returns the new end.
 
     Without a branch on what is found: what is not wanted is overwritten by the next.
@@ -83,8 +84,26 @@ def _collect(row, maxima, above, hit, key, latent, at):  # type: ignore[no-untyp
     return at
 
 
+@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+def add_bias(pre, bias):
+    """Add the bias to each row."""
+    for b in range(pre.shape[0]):
+        p = pre[b]
+        for i in range(len(p)):
+            p[i] += bias[i]
+
+
 @njit(cache=True, nogil=True)
-def positive(keys, above, count, latent, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def widen(half, bits):
+    """The bits of bfloat16 as those of float32."""
+    for b in range(half.shape[0]):
+        h, p = half[b], bits[b]
+        for i in range(len(p)):
+            p[i] = np.int32(h[i]) << np.int32(16)
+
+
+@njit(cache=True, nogil=True)
+def positive(keys, above, count, latent, out):
     """All entries with a key over `above`; returns how many there are (latent and out must hold them and one more)."""
     maxima = np.empty(-(-keys.shape[1] // _GROUP), np.int32)
     hit = np.empty(len(maxima) + 1, np.int32)
@@ -98,7 +117,7 @@ def positive(keys, above, count, latent, out):  # type: ignore[no-untyped-def]  
 
 
 @njit(cache=True, nogil=True)
-def largest(keys, k, count, latent, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def largest(keys, k, count, latent, out):
     """The k largest positive entries of each row, equal ones by order of groups; returns how many there are.
 
     The k largest entries are among those that reach what k of the group maxima reach; those are few, and settled
@@ -126,7 +145,7 @@ def largest(keys, k, count, latent, out):  # type: ignore[no-untyped-def]  # noq
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-def reconstruct(x, offsets, latent, value, decoder, bias, residual, dots, lo, hi):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def reconstruct(x, offsets, latent, value, decoder, bias, residual, dots, lo, hi):
     """What codes miss of rows [lo, hi), and its product with each active latent's decoder row; returns Σ‖residual‖²."""
     width = x.shape[1]
     total = 0.0
@@ -144,14 +163,14 @@ def reconstruct(x, offsets, latent, value, decoder, bias, residual, dots, lo, hi
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-def products(x, offsets, latent, decoder, dots, lo, hi):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def products(x, offsets, latent, decoder, dots, lo, hi):
     """The product of rows [lo, hi) with the decoder rows of their active latents."""
     for b in range(lo, hi):
         _products(x[b], offsets[b], offsets[b + 1], latent, decoder, dots)
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST, inline="always")
-def _products(r, start, stop, latent, decoder, dots):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _products(r, start, stop, latent, decoder, dots):
     for e in range(start, stop):
         w = decoder[latent[e]]
         dot = np.float32(0)
@@ -161,8 +180,8 @@ def _products(r, start, stop, latent, decoder, dots):  # type: ignore[no-untyped
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy", inline="always")
-def _add_rows(out, table, index, weight, start, stop, sign):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """out += sign · Σ_e weight[e] table[index[e]], four rows at a time."""
+def _add_rows(out, table, index, weight, start, stop, sign):
+    """Add to out: sign · Σ_e weight[e] table[index[e]], four rows at a time."""
     width = len(out)
     e = start
     while e + 4 <= stop:
@@ -180,7 +199,7 @@ def _add_rows(out, table, index, weight, start, stop, sign):  # type: ignore[no-
 
 
 @njit(cache=True, nogil=True)
-def group(offsets, latent, starts, order, row):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def group(offsets, latent, starts, order, row):
     """Sort entries by latent, stably: starts [d_sae + 1], the entries' order, and the row of each in that order."""
     for j in range(len(starts)):
         starts[j] = 0
@@ -198,18 +217,44 @@ def group(offsets, latent, starts, order, row):  # type: ignore[no-untyped-def] 
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-def accumulate(starts, row, weight, x, out, add, lo, hi):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """out[j] = Σ_e weight[e] x[row[e]] over the entries of latent j in [lo, hi), added to what is there if `add`."""
+def accumulate(starts, order, row, weight, scale, x, out, add, lo, hi):
+    """Add or set: out[j] = scale · Σ_e weight[e] x[row of e] over the entries of latent j, for j in [lo, hi)."""
+    most = 0
+    for j in range(lo, hi):
+        most = max(most, starts[j + 1] - starts[j])
+    here = np.empty(most, np.float32)
     for j in range(lo, hi):
         o = out[j]
         if not add:
             for i in range(len(o)):
                 o[i] = np.float32(0)
-        _add_rows(o, x, row, weight, starts[j], starts[j + 1], np.float32(1))
+        first, n = starts[j], starts[j + 1] - starts[j]
+        for e in range(n):
+            here[e] = scale * weight[order[first + e]]
+        _add_rows(o, x, row[first : first + n], here, 0, n, np.float32(1))
+
+
+@njit(cache=True, nogil=True)
+def sums(starts, order, weight, out):
+    """Sum up: out[j] = Σ_e weight[e] over the entries of latent j."""
+    for j in range(len(out)):
+        total = 0.0
+        for at in range(starts[j], starts[j + 1]):
+            total += weight[order[at]]
+        out[j] = total
+
+
+@njit(cache=True, nogil=True)
+def fired(latent, codes, out):
+    """How many entries of each latent are not zero."""
+    for j in range(len(out)):
+        out[j] = 0
+    for e in range(len(latent)):
+        out[latent[e]] += codes[e] != 0
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-def adam(weight, gradient, first, second, rate, beta1, beta2, root, epsilon, unit, lo, hi):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def adam(weight, gradient, first, second, rate, beta1, beta2, root, epsilon, unit, lo, hi):
     """One step of Adam on rows [lo, hi); with `unit`, rows have length 1 before and after.
 
     weight −= rate · m / (√v · root + ε), where rate holds the first bias correction and root = 1 / √(1 − β2^t).

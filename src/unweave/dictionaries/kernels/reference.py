@@ -34,7 +34,7 @@ class TorchKernels(Kernels):
         dead, k = revive
         found = _largest_per_row(pre[:, dead], min(k, len(dead)))
         latent = dead[found.latent.long()].to(torch.int32)
-        return self.select(pre, rule), Entries(found.offsets, latent, found.value)
+        return self.select(pre, rule), Entries(found.offsets, latent, found.value, padded=True)
 
     def select(self, pre: Float[Tensor, "b d_sae"], rule: Rule) -> Entries:
         """What `rule` keeps of pre-activations."""
@@ -64,6 +64,8 @@ class TorchKernels(Kernels):
         self, rows: Float[Tensor, "b d_in"], entries: Entries, decoder: Float[Tensor, "d_sae d_in"]
     ) -> Float[Tensor, " nnz"]:
         """⟨rows_b, W_e⟩ of each entry: what embedding_bag hands back to its weights."""
+        if not len(entries.latent):
+            return rows.new_zeros(0)
         with torch.enable_grad():
             weight = torch.zeros(len(entries.latent), device=rows.device, requires_grad=True)
             made = _bags(entries.latent, entries.offsets[:-1], weight, decoder.detach())
@@ -86,10 +88,11 @@ class TorchKernels(Kernels):
         rows: Float[Tensor, "b d_in"],
         *,
         out: Float[Tensor, "d_sae d_in"],
+        scale: float = 1.0,
         add: bool = False,
     ) -> None:
         """Sums of weighted rows by latent."""
-        made = _bags(groups.row, groups.starts[:-1], weight[groups.order], rows)
+        made = _bags(groups.row, groups.starts[:-1], weight[groups.order] * scale, rows)
         if add:
             out.add_(made)
         else:
@@ -106,7 +109,7 @@ class TorchKernels(Kernels):
         betas: tuple[float, float],
         unit: bool,
     ) -> None:
-        """torch's own Adam, on rows of length 1 where `unit`."""
+        """Adam as torch has it, on rows of length 1 where `unit`."""
         if unit:
             gradient.sub_((gradient * weight).sum(1, keepdim=True) * weight)
         fused = weight.device.type in {"cpu", "cuda"}
@@ -141,7 +144,7 @@ def _largest_per_row(pre: Tensor, k: int) -> Entries:
     value, latent = pre.topk(k, dim=1, sorted=False)
     value = torch.where(value < 0, 0.0, value)  # not relu: NaN has to be seen
     offsets = torch.arange(0, pre.shape[0] * k + 1, k, dtype=torch.int32, device=pre.device)
-    return Entries(offsets, latent.flatten().to(torch.int32), value.flatten())
+    return Entries(offsets, latent.flatten().to(torch.int32), value.flatten(), padded=True)
 
 
 def _kept(pre: Tensor, keep: Tensor) -> Entries:

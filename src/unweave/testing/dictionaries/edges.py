@@ -1,13 +1,17 @@
 """Checks at the edges: few rows, narrow rows, rows without variance, rows that are not finite."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from unweave.core.errors import InputError
+from unweave.core.seeds import torch_generator
 from unweave.dictionaries.base import Dictionary
+from unweave.store.rows import TensorRows
 from unweave.testing.dictionaries.compare import expect_finite
 from unweave.testing.dictionaries.subject import Subject
 from unweave.testing.report import expect
@@ -76,14 +80,22 @@ def _expect_right(dictionary: Dictionary, rows: Float[Tensor, "n d"], name: str)
 
 
 def check_broken_rows(subject: Subject) -> None:
-    """Rows that hold NaN or Inf are refused with an `InputError`."""
+    """Rows that hold NaN or Inf are refused with an `InputError`: by `train`, and by a `prepare` that is a fit."""
     for bad in (math.nan, math.inf):
         rows = subject.planted.rows[:_ROWS].clone()
         rows[7, 0] = bad
-        try:
-            subject.fit(rows, steps=_STEPS, batch_size=16)
-        except InputError:
-            continue
-        except Exception as error:
-            raise AssertionError(f"rows with {bad}: {type(error).__name__}: {error}") from error
-        raise AssertionError(f"rows with {bad} are taken without a word")
+        _expect_refused(partial(subject.fit, rows, steps=_STEPS, batch_size=16), f"rows with {bad}")
+        dictionary = subject.config.build(subject.d_in)
+        if not dictionary.trained_by_gradient:
+            fit = partial(dictionary.prepare, TensorRows(rows), torch_generator(0, "broken rows"))
+            _expect_refused(fit, f"rows with {bad}")
+
+
+def _expect_refused(call: Callable[[], object], what: str) -> None:
+    try:
+        call()
+    except InputError:
+        return
+    except Exception as error:
+        raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
+    raise AssertionError(f"{what} are taken without a word")

@@ -1,0 +1,285 @@
+"""Many dictionaries from one pass: a batch is read once and given to every dictionary whose order of batches has it.
+
+Each dictionary takes its own steps, the very ones it would take alone, so its artifact has the same bits. Threads take
+turns. A turn is one dictionary over a few megabytes of batches, so that its weights stay in the cache meanwhile, and
+goes to the one that is furthest behind.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unweave.core.errors import InputError
+from unweave.core.progress import progress
+from unweave.core.runtime import Runtime
+from unweave.dictionaries.base import Dictionary
+from unweave.store.rows import RowSource, TensorRows
+from unweave.train.batches import Batches, refuse_not_finite
+from unweave.train.course import Course, Job, denormals_flushed
+from unweave.train.passes import Chunk, Pass
+
+_AT_ONCE_BYTES = 4 << 30  # of weights, gradients, moments and rows read ahead
+_WINDOW_BYTES = 1 << 30
+_COPIES = 4  # of a dictionary's weights: themselves, gradients, two moments
+_LOOK_EVERY_SECONDS = 0.1
+
+Outcome = Dictionary | InputError
+
+
+def train_several(
+    rows: RowSource | Tensor, jobs: Sequence[Job], *, overwrite: bool = False, runtime: Runtime | None = None
+) -> list[Outcome]:
+    """Train dictionaries side by side; each comes out with the bits that `train` alone gives it.
+
+    Jobs of the same batch size and seed (any seed, where rows are not shuffled) see the same batches, which are read
+    once for all of them. Finished artifacts are read back, unfinished ones go on from their checkpoints.
+
+    Args:
+        rows: captured `Activations`, or a tensor [n, d_in].
+        jobs: what to train.
+        overwrite: replace other artifacts in the jobs' folders.
+        runtime: device and the like; as many dictionaries train at a time as there are CPU threads.
+
+    Returns:
+        For each job its dictionary, or the error that ended its training: a learning rate that is too high for one
+        dictionary does not cost the others.
+
+    Raises:
+        InputError: the rows are not [n, d_in], two jobs have one folder, or a folder holds something else.
+    """
+    runtime = runtime or Runtime()
+    source = TensorRows(rows) if isinstance(rows, Tensor) else rows
+    places = [job.out.absolute() for job in jobs if job.out is not None]
+    if len(set(places)) < len(places):
+        raise InputError("two dictionaries are to be written into one folder")
+    outcomes: dict[int, Outcome] = {}
+    waiting: list[_Waiting] = []
+    for number, job in enumerate(jobs):
+        batches = Batches(source, None, job.training, job.seed)
+        found = job.finished(job.identity(batches), overwrite=overwrite)
+        if found is not None:
+            outcomes[number] = found
+        else:
+            waiting.append(_Waiting.of(number, job, batches))
+    if waiting:
+        refuse_not_finite(source, "the rows")
+        with denormals_flushed():
+            outcomes.update(_Workshop(waiting, runtime, overwrite=overwrite).run())
+    return [outcomes[number] for number in range(len(jobs))]
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A job that is not under way: its number, the steps it will take, and the memory it will need, about."""
+
+    number: int
+    job: Job
+    batches: Batches
+    steps: int
+    bytes: int
+
+    @staticmethod
+    def of(number: int, job: Job, batches: Batches) -> "_Waiting":
+        empty = job.dictionary.build(batches.source.d_in)
+        steps = (batches.total or 0) if empty.trained_by_gradient else 0
+        size = sum(weight.numel() * weight.element_size() for weight in empty.state_dict().values())
+        return _Waiting(number, job, batches, steps, _COPIES * size)
+
+
+@dataclass(frozen=True, eq=False)
+class _Turn:
+    """Work for one thread: to take a course over a chunk, or, where there is no course, to read a pass on."""
+
+    of: Pass
+    threads: int = 1
+    number: int = -1
+    course: Course | None = None
+    chunk: Chunk | None = None
+
+    @property
+    def share_done(self) -> float:
+        return self.course.step / (self.course.total or 1) if self.course is not None else 0.0
+
+
+class _Workshop:
+    """Courses, the passes they follow, and the threads that take their turns.
+
+    Courses are made in the calling thread, with its CPU threads: the last bits of a start or a fit may depend on their
+    number. Worker threads hold torch to one thread, except where a course would have more alone.
+    """
+
+    def __init__(self, waiting: Iterable[_Waiting], runtime: Runtime, *, overwrite: bool) -> None:
+        self._runtime, self._overwrite = runtime, overwrite
+        self._waiting = deque(_shared_passes(waiting))
+        self._jobs = sum(map(len, self._waiting))
+        self._device = runtime.torch_device()
+        self._threads = (runtime.threads or torch.get_num_threads()) if self._device.type == "cpu" else 1
+        self._free = self._threads
+        self._changed = threading.Condition()
+        self._passes: list[Pass] = []
+        self._busy: set[int] = set()
+        self._outcomes: dict[int, Outcome] = {}
+        self._steps_behind = 0  # of courses that are at their end
+        self._stop = False
+        self._fault: BaseException | None = None
+
+    def run(self) -> dict[int, Outcome]:
+        """Train everything; outcomes by the jobs' numbers."""
+        total = sum(one.steps for group in self._waiting for one in group)
+        workers = [threading.Thread(target=self._work, daemon=True) for _ in range(min(self._threads, self._jobs))]
+        before = torch.get_num_threads()
+        label = "Training one dictionary" if self._jobs == 1 else f"Training {self._jobs} dictionaries"
+        try:
+            for worker in workers:
+                worker.start()
+            with progress(label, total=total, unit="steps") as bar:
+                going_on = True
+                while going_on:
+                    going_on = self._look_after()
+                    bar.advance(self._steps_taken() - bar.done, finished=float(len(self._outcomes)))
+        finally:
+            with self._changed:
+                self._stop = True
+                self._changed.notify_all()
+            for worker in workers:
+                worker.join()
+            torch.set_num_threads(before)  # for threads that will start later: workers have left a one there
+        if self._fault is not None:
+            raise self._fault
+        return self._outcomes
+
+    def _look_after(self) -> bool:
+        """Open the passes that there is room for, and wait a moment; False at the end."""
+        while self._waiting:
+            size = sum(one.bytes for one in self._waiting[0]) + _window_bytes(self._waiting[0][0])
+            if self._passes and sum(one.bytes for one in self._passes) + size > _AT_ONCE_BYTES:
+                break
+            self._open(self._waiting.popleft(), size)
+        with self._changed:
+            if self._fault is not None or len(self._outcomes) == self._jobs:
+                return False
+            self._changed.wait(_LOOK_EVERY_SECONDS)
+        return True
+
+    def _open(self, group: list[_Waiting], size: int) -> None:
+        """Make the courses of a pass; what has no steps to take is finished by that."""
+        workers, crowd = max(1, self._threads // self._jobs), max(1.0, self._jobs / self._threads)
+        courses: dict[int, Course] = {}
+        for one in group:
+            outcome: Outcome | None = None
+            try:
+                course = Course(one.job, one.batches, self._runtime, most_workers=workers, crowd=crowd)
+                courses[one.number] = course
+                outcome = course.finish(overwrite=self._overwrite) if course.done else None
+            except InputError as error:
+                outcome = error
+            if outcome is not None:
+                self._enter(one.number, outcome, courses.pop(one.number, None))
+        if courses:
+            longest = max(group, key=lambda one: one.steps).batches
+            first = min(course.step for course in courses.values())
+            with self._changed:
+                self._passes.append(Pass(courses, longest.after(first), first, size))
+                self._changed.notify_all()
+
+    def _enter(self, number: int, outcome: Outcome, course: Course | None) -> None:
+        with self._changed:
+            self._outcomes[number] = outcome
+            self._steps_behind += 0 if course is None else course.step
+
+    def _steps_taken(self) -> int:
+        with self._changed:
+            return self._steps_behind + sum(c.step for one in self._passes for c in one.courses.values())
+
+    def _work(self) -> None:
+        """What a worker thread does: turn after turn."""
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(True)
+        try:
+            while (turn := self._next_turn()) is not None:
+                self._take(turn)
+        except BaseException as fault:  # noqa: BLE001 - raised again in the calling thread
+            with self._changed:
+                self._fault = self._fault or fault
+                self._stop = True
+                self._changed.notify_all()
+
+    def _next_turn(self) -> _Turn | None:
+        """Wait for a turn; None at the end."""
+        with self._changed:
+            while not self._stop:
+                turn = self._choose()
+                if turn is not None and turn.threads <= self._free:
+                    self._free -= turn.threads
+                    turn.of.reading |= turn.course is None
+                    self._busy.add(turn.number)
+                    return turn
+                self._changed.wait()
+        return None
+
+    def _choose(self) -> _Turn | None:
+        """A pass that wants reading; else the course furthest behind, of those whose batches are there."""
+        for one in self._passes:
+            if one.wants_reading():
+                return _Turn(one)
+        ready = [
+            _Turn(one, min(course.threads, self._threads), number, course, chunk)
+            for one in self._passes
+            for number, course in one.courses.items()
+            if number not in self._busy and (chunk := one.chunk_for(course)) is not None
+        ]
+        return min(ready, key=lambda turn: turn.share_done, default=None)
+
+    def _take(self, turn: _Turn) -> None:
+        """Do a turn's work and enter what came of it."""
+        read: Chunk | None = None
+        outcome: Outcome | None = None
+        if turn.course is None or turn.chunk is None:
+            read = turn.of.read(self._device)
+        else:
+            try:
+                outcome = self._train(turn.course, turn.chunk)
+            except InputError as error:
+                outcome = error
+        with self._changed:
+            self._free += turn.threads
+            self._busy.discard(turn.number)
+            if read is not None:
+                turn.of.hold(read)
+            if outcome is not None:
+                self._enter(turn.number, outcome, turn.of.courses.pop(turn.number))
+            turn.of.drop_used()
+            if not turn.of.courses:
+                self._passes.remove(turn.of)
+            self._changed.notify_all()
+
+    def _train(self, course: Course, chunk: Chunk) -> Dictionary | None:
+        """Take a course over its chunk; its dictionary, where that was the end."""
+        with course.at_work():
+            for batch in chunk.batches[course.step - chunk.first :]:
+                if course.done or self._stop:
+                    break
+                course.take(batch)
+        return course.finish(overwrite=self._overwrite) if course.done else None
+
+
+def _shared_passes(waiting: Iterable[_Waiting]) -> list[list[_Waiting]]:
+    """Jobs by the order of their batches; those of one order in several passes where memory asks for it."""
+    groups: dict[tuple[int, int | None], list[list[_Waiting]]] = {}
+    for one in waiting:
+        passes = groups.setdefault(one.batches.order, [[]])
+        taken = sum(other.bytes for other in passes[-1])
+        if passes[-1] and taken + one.bytes + _window_bytes(one) > _AT_ONCE_BYTES:
+            passes.append([])
+        passes[-1].append(one)
+    return [group for passes in groups.values() for group in passes]
+
+
+def _window_bytes(one: _Waiting) -> int:
+    """What a pass holds of rows read ahead; rows that fit one window are held once, whatever the passes."""
+    source = one.batches.source
+    return 2 * _WINDOW_BYTES if 4 * source.n * source.d_in > _WINDOW_BYTES else 0
