@@ -11,6 +11,8 @@ from unweave.datasets.base import DatasetConfig as _DatasetConfig
 from unweave.dictionaries.base import Dictionary, load
 from unweave.dictionaries.base import DictionaryConfig as _DictionaryConfig
 from unweave.models.base import ModelConfig as _ModelConfig
+from unweave.recipes.sweep import sweep
+from unweave.recipes.sweep_result import Sweep
 from unweave.store.activations import Activations
 from unweave.train import Training, train
 
@@ -22,10 +24,12 @@ __all__ = [
     "InputError",
     "Runtime",
     "StoreError",
+    "Sweep",
     "Training",
     "analyze",
     "capture",
     "load",
+    "sweep",
     "train",
 ]
 

@@ -309,6 +309,8 @@ def test_only_the_penalty_is_warmed_up(config: PenalisedConfig, penalty: str) ->
         lambda: ReLUKL(epsilon=0.5),
         lambda: ReLU(d_sae=0).build(3),
         lambda: ReLU(aux=math.nan),
+        lambda: ReLU(decoder_rate=0.0),
+        lambda: ReLU(decoder_rate=math.inf),
         lambda: ReLU(warm_up_share=1.1),
         lambda: ReLU(warm_up_share=-0.1),
         lambda: ReLU(resample=0.0),

@@ -37,8 +37,13 @@ def test_gradients_keep_columns_and_nothing_keeps_rows(sae: NotebookReLUSAE, row
     sae.project_gradients()
     torch.testing.assert_close((sae.W_dec.grad * sae.W_dec).sum(0), torch.zeros(6), atol=1e-5 * size, rtol=0)
     assert float(sae.W_dec.grad.norm()) > 0.1 * size
-    sae.after_step()
+    sae.after_step(Step(0))
     assert torch.equal(sae.W_dec, weight)
+    assert not sae.unit_rows()  # nor does Adam
+
+
+def test_it_trains_by_autograd(sae: NotebookReLUSAE) -> None:
+    assert not sae.has_sparse_step()
 
 
 def test_both_biases_count(sae: NotebookReLUSAE, rows: Tensor) -> None:

@@ -61,8 +61,8 @@ def test_the_uniform_starts(rows: Tensor, init: Literal["kaiming", "torch"], squ
 
 def test_which_rows_are_kept_at_length_one() -> None:
     for kind in (TopK, ReLU, ReLUKL, BatchTopK, Matryoshka, JumpReLU, Gated):
-        assert kind(d_sae=40).build(3).unit_rows() == {"W_dec"}
-        assert kind(d_sae=40, decoder_norm="free").build(3).unit_rows() == set()
+        assert kind(d_sae=40, decoder_rate=3.0).build(3).unit_rows() == {"W_dec": 3.0}
+        assert kind(d_sae=40, decoder_norm="free").build(3).unit_rows() == {}
 
 
 def test_what_belongs_to_a_latent_lies_together(rows: Tensor, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def _idle(config: SAEConfig, d_in: int) -> SAE:
     sae = config.build(d_in)
     sae.W_dec.data.fill_(d_in**-0.5)
     sae.W_enc.data.fill_(3.0)
-    sae.b_enc.data.fill_(-1e6)
+    sae.b_enc.data.fill_(-1e30)
     return sae
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from unweave.analyze import Analysis, analyze
 from unweave.capture import Capture, capture
 from unweave.cli.parsing import component, parse, taken, unfilled
+from unweave.cli.sweep import sweep_command
 from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
 from unweave.core.seeds import torch_generator
@@ -230,6 +231,7 @@ def _text(command: Callable[[list[str], str], None]) -> str:
 
 COMMANDS: dict[str, Callable[[list[str], str], None]] = {
     "run": run_command,
+    "sweep": sweep_command,
     "recipes": recipes_command,
     "capture": capture_command,
     "train": train_command,

@@ -122,7 +122,7 @@ def _replaced(config: Any, name: str, new: Component) -> Any:
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         if item.name == name:
-            return _with(config, **{name: _carried_over(value, new)})
+            return _with(config, **{name: carried_over(value, new)})
         if dataclasses.is_dataclass(value) and not isinstance(value, (type, Component)):
             inner = _replaced(value, name, new)
             if inner is not value:
@@ -130,7 +130,8 @@ def _replaced(config: Any, name: str, new: Component) -> Any:
     return config
 
 
-def _carried_over(old: Any, new: Any) -> Any:
+def carried_over(old: Any, new: Any) -> Any:
+    """A component with what it shares with the one it replaces."""
     if not dataclasses.is_dataclass(old) or type(old) is type(new):
         return new
     shared = {f.name for f in dataclasses.fields(old)} & {f.name for f in dataclasses.fields(new)}

@@ -1,6 +1,6 @@
 """Archetypal sparse autoencoder: a decoder made of data."""
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -157,9 +157,9 @@ class ArchetypalSAE(TopKSAE):
             gradient(parameter).copy_(found)
         return losses
 
-    def unit_rows(self) -> Set[str]:
+    def unit_rows(self) -> Mapping[str, float]:
         """None: it is not the parameters that have length 1."""
-        return frozenset()
+        return {}
 
     @torch.no_grad()
     def after_step(self, step: Step) -> None:
@@ -200,6 +200,6 @@ def nearest_in_simplex(weights: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
         over = kept.sum(1, keepdim=True) - 1
         if not float(over.max()) > _SUM_WITHIN:
             break
-        tau += over / (kept > 0).sum(1, keepdim=True)
+        tau += over / kept.sign().sum(1, keepdim=True)  # counting truth values takes ten times as long
         torch.sub(weights, tau, out=kept).relu_()
     return kept / kept.sum(1, keepdim=True)

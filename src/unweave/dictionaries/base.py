@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -146,9 +146,9 @@ class Dictionary(nn.Module, ABC):
         """
         raise InputError(f"{type(self).__name__} has no sparse step; train it with the dense engine")
 
-    def unit_rows(self) -> Set[str]:
-        """Names of the parameters whose rows the optimiser keeps at length 1."""
-        return frozenset()
+    def unit_rows(self) -> Mapping[str, float]:
+        """Parameters whose rows the optimiser keeps at length 1, and what their learning rate is multiplied with."""
+        return {}
 
     def project_gradients(self) -> None:
         """Called between the gradients and the optimiser's step."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unweave.core.errors import InputError
 from unweave.core.registry import register
-from unweave.dictionaries.base import Step
+from unweave.dictionaries.base import Step, best_gain
 from unweave.dictionaries.kernels import Entries, Rule
 from unweave.dictionaries.penalised import PenalisedConfig
 from unweave.dictionaries.sae import SAE, Forward
@@ -18,6 +18,7 @@ from unweave.dictionaries.sparse_step import Active, gradient
 from unweave.store.rows import RowSource
 
 _START_ROWS = 4096
+_SINK = 0.01
 
 
 @register("jumprelu")
@@ -32,6 +33,8 @@ class JumpReLU(PenalisedConfig):
     have the target's L0 (or, without one, an L0 of 32).
     """
 
+    aux: float = 1.0
+    "weight of the auxiliary loss that revives dead latents (AuxK); 0 switches it off"
     l0: float = 10.0
     "weight of the penalty; the default suits rows scaled to variance 1 a dimension, as training scales them"
     target: float | None = 32.0
@@ -75,6 +78,10 @@ class JumpReLUSAE(SAE):
         pre = self.pre_activations(first.to(self.device)).flatten()
         most = max(1, min(round(len(first) * (self.config.target or min(32.0, self.d_sae))), pre.numel()))
         self.threshold.fill_(float(pre.topk(most, sorted=True).values[-1].clamp_min(0.0)))
+        # Too long reconstructions would pull pre-activations below thresholds that only active latents can move.
+        gain = best_gain(self, rows, self.b_dec, most=_START_ROWS)
+        self.W_enc.mul_(gain)
+        self.threshold.mul_(gain)
 
     def activation(self, pre: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_sae"]:
         """Pre-activations over their threshold."""
@@ -124,8 +131,10 @@ class JumpReLUSAE(SAE):
 
     @torch.no_grad()
     def after_step(self, step: Step) -> None:
-        """Keep thresholds from falling below zero."""
+        """Keep thresholds from falling below zero, and lower those of dead latents, which nothing else moves."""
         self.threshold.clamp_min_(0.0)
+        if step.dead is not None:
+            self.threshold.mul_(1 - _SINK * step.dead)
 
     @torch.no_grad()
     def rescale(self, factor: float) -> None:

@@ -1,6 +1,6 @@
 """Sparse autoencoder whose encoder is matching pursuit."""
 
-from collections.abc import Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,12 +41,16 @@ class MatchingPursuit(DictionaryConfig):
     "steps of the pursuit, and so latents that may be active in a row"
     b_dec: Literal["mean", "median", "zero"] = "mean"
     "start of the decoder's bias: the mean of the rows, their geometric median, or zero"
+    decoder_rate: float = 8.0
+    "what the learning rate is multiplied with for decoder rows"
     reconstruction: Literal["sum", "mean"] = "sum"
     "squared error of a row: summed over its d_in entries, or averaged; always the mean over the batch"
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= self.d_sae:
             raise InputError(f"k must lie between 1 and d_sae ({self.d_sae}), got {self.k}")
+        if not 0 < self.decoder_rate < float("inf"):
+            raise InputError(f"decoder_rate must be above 0, got {self.decoder_rate}")
 
     def build(self, d_in: int) -> "MatchingPursuitSAE":
         """An untrained dictionary for rows of width d_in."""
@@ -132,9 +136,9 @@ class MatchingPursuitSAE(Dictionary):
         parts = {"reconstruction": residual.square().sum() * share}
         return Losses.of(parts, self._dense(latent, amount), residual)
 
-    def unit_rows(self) -> Set[str]:
+    def unit_rows(self) -> Mapping[str, float]:
         """The decoder's."""
-        return {"W_dec"}
+        return {"W_dec": self.config.decoder_rate}
 
     @torch.no_grad()
     def rescale(self, factor: float) -> None:

@@ -1,7 +1,7 @@
 """What sparse autoencoders share: four tensors, a start, the shape of the loss, and what revives dead latents."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from unweave.core.errors import InputError
 from unweave.core.seeds import torch_generator
 from unweave.dictionaries.base import Dictionary, DictionaryConfig, Losses, Step
-from unweave.dictionaries.kernels import Entries, Groups, Kernels, Rule
+from unweave.dictionaries.kernels import Entries, Groups, Kernels, Revive, Rule
 from unweave.dictionaries.sparse_step import Active, Missed, gradients, reconstruction
 from unweave.dictionaries.starts import start_weights
 from unweave.store.rows import RowSource
@@ -32,6 +32,9 @@ their transpose (in relu and relu-kl scaled to reconstruct best); or both unifor
 al., 2015) or 1/√fan_in (torch: as its Linear); biases start at zero"
     decoder_norm: Literal["unit", "free"] = "unit"
     "length of decoder rows: kept at 1 (gradients along them removed, rows renormalised after each step), or free"
+    decoder_rate: float = 8.0
+    "what the learning rate is multiplied with for decoder rows of length 1: their direction has to move, the encoder \
+should not"
     reconstruction: Literal["sum", "mean"] = "sum"
     "squared error of a row: summed over its d_in entries, or averaged; always the mean over the batch"
     aux: float = 0.0
@@ -42,6 +45,8 @@ al., 2015) or 1/√fan_in (torch: as its Linear); biases start at zero"
     "start dead latents anew after each such share of the run (0.25: three times); off by default"
 
     def __post_init__(self) -> None:
+        if not 0 < self.decoder_rate < float("inf"):
+            raise InputError(f"decoder_rate must be above 0, got {self.decoder_rate}")
         if not self.aux >= 0:
             raise InputError(f"aux must be at least 0, got {self.aux}")
         if self.aux_k is not None and self.aux_k < 1:
@@ -142,21 +147,23 @@ class SAE(Dictionary):
         """Named terms that this kind adds to the reconstruction."""
         return {}
 
-    def to_revive(self, step: Step) -> tuple[Int64[Tensor, " dead"], int] | None:
-        """The dead latents, and how many of them a row may use in the auxiliary loss; None where there is none."""
+    def to_revive(self, step: Step) -> Revive | None:
+        """The dead latents, for the auxiliary loss; None where there is none."""
         if self.config.aux == 0 or step.dead is None:
             return None
         dead = step.dead.nonzero().squeeze(1)
         most = self.config.aux_k or max(1, self.d_in // 2)
-        return (dead, min(most, len(dead))) if len(dead) else None
+        if not len(dead):
+            return None
+        bias = self.entry_bias()
+        shift = None if bias is self.b_enc else (self.b_enc - bias).detach()[dead]
+        return Revive(dead, min(most, len(dead)), shift)
 
     def _aux_loss(self, forward: Forward, step: Step) -> Mapping[str, Float[Tensor, ""]]:
         revive = self.to_revive(step)
         if revive is None:
             return {}
-        dead, k = revive
-        shift = (self.entry_bias() - self.b_enc).detach()[dead]
-        revived = keep_largest(forward.pre[:, dead] + shift, k) @ self.W_dec[dead]
+        revived = keep_largest(forward.pre[:, revive.latents], revive.k) @ self.W_dec[revive.latents]
         left_over = forward.residual.detach()
         return {"aux": self.config.aux * self.per_row((left_over - revived).square().sum(-1)).mean()}
 
@@ -197,9 +204,9 @@ class SAE(Dictionary):
         """Write into each parameter's `grad` what `loss(batch, step).total.backward()` would."""
         return gradients(self, batch, step, kernels)
 
-    def unit_rows(self) -> Set[str]:
+    def unit_rows(self) -> Mapping[str, float]:
         """The decoder's, unless they are free."""
-        return {"W_dec"} if self.config.decoder_norm == "unit" else frozenset()
+        return {"W_dec": self.config.decoder_rate} if self.config.decoder_norm == "unit" else {}
 
     @torch.no_grad()
     def resample(self, step: Step, batch: Float[Tensor, "b d_in"]) -> Int64[Tensor, " latents"] | None:

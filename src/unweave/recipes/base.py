@@ -117,22 +117,40 @@ def execute(
     chosen = RECIPES[name]
     if not isinstance(config, chosen.config):
         raise InputError(f"the recipe {name!r} takes a {chosen.config.__name__}, got a {type(config).__name__}")
-    runtime = runtime or Runtime()
-    run = Run(out or default_folder(name, config, seed), seed, data_dir, runtime)
-    description = {"recipe": name, "config": to_json(config), "seed": seed}
-    facts = {"versions": library_versions(), "hardware": {**device_summary(), "device": str(runtime.torch_device())}}
+    run = Run(out or default_folder(name, config, seed), seed, data_dir, runtime or Runtime())
+    carry_out(run, {"recipe": name, "config": to_json(config), "seed": seed}, lambda run: chosen.function(config, run))
+    return run
+
+
+def carry_out(
+    run: Run, description: Mapping[str, Any], work: Callable[[Run], None], *, aim: Mapping[str, Any] | None = None
+) -> None:
+    """Do a run's work in its folder, and write what came of it: `run.json` and `metrics.json`.
+
+    Args:
+        run: whose folder is made, or gone on with.
+        description: what the folder is for.
+        work: stages and records.
+        aim: what of the work may change in the same folder. Where it is the same and the run was complete, `run.json`
+            goes on to say how its numbers came about, not how they were read back.
+
+    Raises:
+        InputError: the folder holds something else.
+    """
+    aim = aim or {}
+    device = str(run.runtime.torch_device())
+    facts = {"versions": library_versions(), "hardware": {**device_summary(), "device": device}}
     before = _claim(run.folder, description)
     started = time.monotonic()
-    if before.get("status") == "complete":  # it says how its numbers came about, not how they were read back
+    if before.get("status") == "complete" and all(before.get(key) == value for key, value in aim.items()):
         facts = {key: before[key] for key in (*facts, "wall_seconds")}
     else:
-        write_json(run.folder / RUN, {**description, "status": "running", **facts})
-    chosen.function(config, run)
+        write_json(run.folder / RUN, {**description, **aim, "status": "running", **facts})
+    work(run)
     write_json(run.folder / METRICS, run.metrics)
     artifacts = {role: path.relative_to(run.folder).as_posix() for role, path in run.artifacts.items()}
     ended = {"wall_seconds": round(time.monotonic() - started, 2), "artifacts": artifacts, "findings": run.findings}
-    write_json(run.folder / RUN, {**description, "status": "complete", **ended, **facts})
-    return run
+    write_json(run.folder / RUN, {**description, **aim, "status": "complete", **ended, **facts})
 
 
 def _claim(folder: Path, description: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -47,22 +47,24 @@ class ClassifierStudy:
 
 
 @dataclass(frozen=True, eq=False)
-class Studied:
-    """What the stages left."""
+class Layer:
+    """A layer of the trained model: its rows on both splits, and the images of the one that is judged on."""
 
     test: ImageDataset
     train_rows: Activations
     test_rows: Activations
+
+
+@dataclass(frozen=True, eq=False)
+class Studied(Layer):
+    """What the stages left."""
+
     sae: Dictionary
     atlas: Atlas
 
 
-def study_classifier(config: ClassifierStudy, run: Run) -> Studied:
-    """Train the model, capture the layer on both splits, train the dictionary, and judge it beside its controls.
-
-    Everything is judged on test rows. Controls have as many active latents a row as the dictionary was measured to
-    have.
-    """
+def capture_layer(config: ClassifierStudy, run: Run) -> Layer:
+    """Train the model and capture the layer on both splits."""
     train_images = config.data.load("train", run.data_dir)
     test_images = config.data.load("test", run.data_dir)
     untrained = config.model.build(train_images.shape, len(train_images.class_names), torch_generator(run.seed))
@@ -73,6 +75,17 @@ def study_classifier(config: ClassifierStudy, run: Run) -> Studied:
     run.record({"model/test_accuracy": model.test_accuracy})
     train_rows = capture(model.module, train_images, at=config.at, out=run.place("activations@train"), batch_size=2048)
     test_rows = capture(model.module, test_images, at=config.at, out=run.place("activations@test"), batch_size=2048)
+    return Layer(test_images, train_rows, test_rows)
+
+
+def study_classifier(config: ClassifierStudy, run: Run) -> Studied:
+    """Train the model, capture the layer on both splits, train the dictionary, and judge it beside its controls.
+
+    Everything is judged on test rows. Controls have as many active latents a row as the dictionary was measured to
+    have.
+    """
+    layer = capture_layer(config, run)
+    test_images, train_rows, test_rows = layer.test, layer.train_rows, layer.test_rows
     sae = train(train_rows, config.sae, config.training, seed=run.seed, out=run.place("sae"), runtime=run.runtime)
     atlas = analyze(sae, test_rows, images=test_images, analysis=config.analysis, seed=run.seed, out=run.place("atlas"))
     run.record(atlas.metrics)

@@ -13,7 +13,7 @@ DEFAULT = ClassifierStudy(
     model=MLP(widths=(64, 64), mean=0.3, std=0.38),
     fit=Fit(epochs=30, batch_size=32),
     sae=TopK(d_sae=128, k=8),
-    training=Training(epochs=150, batch_size=128, learning_rate=2e-3),
+    training=Training(epochs=150, batch_size=128),
 )
 
 

@@ -21,7 +21,7 @@ DEFAULT = ClassifierStudy(
     model=_MODEL,
     fit=_FIT,
     sae=TopK(d_sae=1024, k=16),
-    training=Training(epochs=20, batch_size=512, learning_rate=7e-4),
+    training=Training(epochs=20, batch_size=512),
 )
 
 # What the notebook computed: free decoder norms, the penalty summed over the batch, rows in the order they are stored.
@@ -34,6 +34,7 @@ PUBLISHED = ClassifierStudy(
         epochs=200,
         batch_size=64,
         learning_rate=1e-3,
+        betas=(0.9, 0.999),
         schedule="step",
         step_epochs=10,
         step_factor=0.99,

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from unweave.report.cards import galleries
 from unweave.report.contents import MAIN, Contents
 from unweave.report.drawings import draw_all, write
 from unweave.report.measures import CONDITIONS, MEASURES
+from unweave.report.sweep import is_sweep, sweep_contents
 
 REPORT = "report.html"
 
@@ -34,8 +36,8 @@ def build_report(folder: str | Path) -> Path:
     """Write `report.html` and `figures/` into a run's folder, or the folder of one dictionary or atlas beside it.
 
     Args:
-        folder: a complete run, or a single artifact (whose page goes to `<folder>-report/`, so that the artifact stays
-            as it was).
+        folder: a complete run or sweep, or a single artifact (whose page goes to `<folder>-report/`, so that the
+            artifact stays as it was).
 
     Returns:
         The page.
@@ -44,12 +46,33 @@ def build_report(folder: str | Path) -> Path:
         StoreError: there is nothing in the folder that a report can be made of, or it is damaged.
     """
     folder = Path(folder).resolve()
+    if is_sweep(folder):
+        return _write_page(folder, "sweep.html.j2", sweep_contents(folder))
     contents = Contents.read(folder)
     place = folder if contents.run else folder.with_name(f"{folder.name}-report")
     drawings = draw_all(contents, place / "figures")
     shown = galleries(contents.atlases, seed=int(contents.run.get("seed", 0)))
     for one in shown:
         write(gallery(one.latents), place / "figures", one.name)
+    conditions = contents.conditions()
+    values = {
+        "title": contents.run.get("recipe", folder.name),
+        "summary": _summary(contents),
+        "facts": _facts(contents),
+        "findings": contents.run.get("findings", []),
+        "conditions": conditions,
+        "rows": table_rows(contents, conditions),
+        "notes": [(condition, CONDITIONS[condition]) for condition in conditions if condition in CONDITIONS],
+        "drawings": drawings,
+        "galleries": shown,
+        "selective": selective_rows(contents),
+        "provenance": _provenance(contents),
+        "main": MAIN,
+    }
+    return _write_page(place, "report.html.j2", values)
+
+
+def _write_page(place: Path, template: str, values: Mapping[str, Any]) -> Path:
     environment = Environment(
         loader=PackageLoader("unweave.report", "."),
         autoescape=True,
@@ -57,24 +80,8 @@ def build_report(folder: str | Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    source = environment.get_template("report.html.j2")
     css = environment.get_template("report.css").render()
-    conditions = contents.conditions()
-    page = source.render(
-        css=css,
-        title=contents.run.get("recipe", folder.name),
-        summary=_summary(contents),
-        facts=_facts(contents),
-        findings=contents.run.get("findings", []),
-        conditions=conditions,
-        rows=table_rows(contents, conditions),
-        notes=[(condition, CONDITIONS[condition]) for condition in conditions if condition in CONDITIONS],
-        drawings=drawings,
-        galleries=shown,
-        selective=selective_rows(contents),
-        provenance=_provenance(contents),
-        main=MAIN,
-    )
+    page = environment.get_template(template).render(css=css, **values)
     place.mkdir(parents=True, exist_ok=True)
     path = place / REPORT
     temporary = path.with_suffix(".writing")

@@ -51,7 +51,7 @@ class Adam:
                 _rows(parameter.grad),
                 (first, second),
                 step=self.steps,
-                rate=rate,
+                rate=rate * self._unit.get(name, 1.0),
                 betas=self._betas,
                 unit=name in self._unit,
             )

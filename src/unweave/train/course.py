@@ -46,8 +46,9 @@ class Job:
 
     def __post_init__(self) -> None:
         if not isinstance(self.dictionary, DictionaryConfig):
-            given = repr(self.dictionary)
-            raise InputError(f"dictionary must be a configuration such as TopK(d_sae=1024, k=16), got {given}")
+            raise InputError(
+                f"dictionary must be a configuration such as TopK(d_sae=1024, k=16), got {self.dictionary!r}"
+            )
 
     def identity(self, batches: Batches) -> Identity:
         """What its artifact is."""

@@ -202,7 +202,7 @@ class _Workshop:
         try:
             while (turn := self._next_turn()) is not None:
                 self._take(turn)
-        except BaseException as fault:  # noqa: BLE001 - raised again in the calling thread
+        except BaseException as fault:  # raised again in the calling thread
             with self._changed:
                 self._fault = self._fault or fault
                 self._stop = True

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unweave.dictionaries.kernels import Entries, Kernels, Rule
+from unweave.dictionaries.kernels import Entries, Kernels, Revive, Rule
 from unweave.dictionaries.kernels.base import choose_kernels
 from unweave.dictionaries.kernels.compiled import CompiledKernels
 from unweave.dictionaries.kernels.reference import TorchKernels
@@ -68,7 +68,7 @@ def test_latents_to_revive_are_chosen_among_themselves(shape, data):
     expected[:, dead] = torch.zeros_like(pre).scatter(1, top.indices, top.values.relu())
     for kernels in (TorchKernels(), CompiledKernels()):
         with kernels:
-            _, found = kernels.encode(x, weight, bias, Rule(per_row=1), (dead, k))
+            _, found = kernels.encode(x, weight, bias, Rule(per_row=1), Revive(dead, k))
         assert found is not None
         torch.testing.assert_close(dense(found, len(bias)), expected)
 

@@ -52,6 +52,26 @@ class Entries:
 
 
 @dataclass(frozen=True, eq=False)
+class Revive:
+    """Latents to revive: the `k` largest positive pre-activations of a row among theirs.
+
+    Attributes:
+        latents: which.
+        k: how many of them a row may use.
+        shift: what their pre-activations get on top, where the bias that entries are found under is not theirs.
+    """
+
+    latents: Int64[Tensor, " dead"]
+    k: int
+    shift: Float[Tensor, " dead"] | None = None
+
+    def of(self, pre: Float[Tensor, "b d_sae"]) -> Float[Tensor, "b dead"]:
+        """Their pre-activations."""
+        chosen = pre[:, self.latents]
+        return chosen if self.shift is None else chosen + self.shift
+
+
+@dataclass(frozen=True, eq=False)
 class Groups:
     """Entries sorted by latent: latent j has the places starts[j] to starts[j + 1] of `order` and `row`.
 
@@ -94,9 +114,9 @@ class Kernels(ABC):
         weight: Float[Tensor, "d_in d_sae"],
         bias: Float[Tensor, " d_sae"],
         rule: Rule,
-        revive: tuple[Int64[Tensor, " dead"], int] | None = None,
+        revive: Revive | None = None,
     ) -> tuple[Entries, Entries | None]:
-        """What `rule` keeps of x W + bias; and, for `revive` (latents, k), the k largest positive among those."""
+        """What `rule` keeps of x W + bias, and what of it goes to latents to revive."""
 
     @abstractmethod
     def reconstruct(

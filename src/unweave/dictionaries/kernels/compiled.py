@@ -9,16 +9,17 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, Num
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from unweave.dictionaries.kernels import loops
-from unweave.dictionaries.kernels.base import EPSILON, Entries, Groups, Kernels, Precision, Rule
+from unweave.dictionaries.kernels.base import EPSILON, Entries, Groups, Kernels, Precision, Revive, Rule
 from unweave.dictionaries.kernels.team import Team
 
 _PIECE_BYTES = 8 << 20
 _PIECE_ROWS = 256
 _LATENT_WORK = 1 << 18
+_HAS_BFLOAT16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 _Found = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -55,7 +56,7 @@ class CompiledKernels(Kernels):
         weight: Float[Tensor, "d_in d_sae"],
         bias: Float[Tensor, " d_sae"],
         rule: Rule,
-        revive: tuple[Int64[Tensor, " dead"], int] | None = None,
+        revive: Revive | None = None,
     ) -> tuple[Entries, Entries | None]:
         """What `rule` keeps of x W + bias, and the largest among the latents to revive."""
         x, weight, bias = x.detach(), weight.detach(), bias.detach()  # threads of the team record graphs by default
@@ -63,6 +64,8 @@ class CompiledKernels(Kernels):
         piece = max(1, min(_PIECE_ROWS, _PIECE_BYTES // (4 * d_sae)))
         if self.precision == "bfloat16":
             x, weight = x.bfloat16(), self._halved(weight)
+            if not _HAS_BFLOAT16:  # the same numbers, at float32's speed
+                x, weight = x.float(), weight.float()
         above = _key(rule.guess) if rule.in_batch is not None else 0
 
         def part(number: int, worker: int) -> tuple[_Found, _Found | None]:
@@ -70,10 +73,10 @@ class CompiledKernels(Kernels):
             found = self._select(pre, rule.per_row, above, worker)
             if revive is None:
                 return found, None
-            count, latent, key = self._select(pre[:, revive[0]], revive[1], 0, worker)
+            count, latent, key = self._select(revive.of(pre), revive.k, 0, worker)
             return found, (count, dead[latent], key)
 
-        dead = np.zeros(0, np.int32) if revive is None else revive[0].to(torch.int32).numpy()
+        dead = np.zeros(0, np.int32) if revive is None else revive.latents.to(torch.int32).numpy()
         parts = self._team.each(-(-rows // piece), part)
         if above and sum(len(found[1]) for found, _ in parts) < min(rule.in_batch or 0, rows * d_sae):
             above = 0
@@ -101,6 +104,8 @@ class CompiledKernels(Kernels):
         pre = self._buffer("pre", worker, shape[0] * shape[1], torch.float32).view(shape)
         if x.dtype is torch.float32:
             torch.mm(x, weight, out=pre)
+            if self.precision == "bfloat16":
+                pre.copy_(pre.bfloat16())
         else:
             half = self._buffer("half", worker, shape[0] * shape[1], torch.bfloat16).view(shape)
             torch.mm(x, weight, out=half)

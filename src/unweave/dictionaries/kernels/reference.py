@@ -3,12 +3,12 @@
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 from torch.optim.adam import adam
 
-from unweave.dictionaries.kernels.base import EPSILON, Entries, Groups, Kernels, Rule
+from unweave.dictionaries.kernels.base import EPSILON, Entries, Groups, Kernels, Revive, Rule
 
 
 class TorchKernels(Kernels):
@@ -22,7 +22,7 @@ class TorchKernels(Kernels):
         weight: Float[Tensor, "d_in d_sae"],
         bias: Float[Tensor, " d_sae"],
         rule: Rule,
-        revive: tuple[Int64[Tensor, " dead"], int] | None = None,
+        revive: Revive | None = None,
     ) -> tuple[Entries, Entries | None]:
         """What `rule` keeps of x W + bias, and the largest among the latents to revive."""
         if self.precision == "bfloat16":
@@ -31,9 +31,8 @@ class TorchKernels(Kernels):
             pre = torch.addmm(bias, x, weight)
         if revive is None:
             return self.select(pre, rule), None
-        dead, k = revive
-        found = _largest_per_row(pre[:, dead], min(k, len(dead)))
-        latent = dead[found.latent.long()].to(torch.int32)
+        found = _largest_per_row(revive.of(pre), min(revive.k, len(revive.latents)))
+        latent = revive.latents[found.latent.long()].to(torch.int32)
         return self.select(pre, rule), Entries(found.offsets, latent, found.value, padded=True)
 
     def select(self, pre: Float[Tensor, "b d_sae"], rule: Rule) -> Entries:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -50,6 +50,7 @@ class Team:
         try:
             take(0)
         finally:
-            for other in waiting:
-                other.result()
+            wait(waiting)  # for all of them, whichever fails
+        for other in waiting:
+            other.result()
         return results  # type: ignore[return-value]  # every piece was taken

@@ -10,21 +10,23 @@ from unweave.testing.report import expect
 CLOSE = 1e-4
 
 
-def expect_close(actual: Tensor, expected: Tensor, what: str, *, within: float = CLOSE) -> None:
-    """Two tensors agree to `within`, taken relative to the largest entry of `expected`."""
+def expect_close(
+    actual: Tensor, expected: Tensor, what: str, *, within: float = CLOSE, least_scale: float = 0.0
+) -> None:
+    """Two tensors agree to `within`, relative to the largest entry of `expected`, or to `least_scale` if larger."""
     expect(actual.shape == expected.shape, f"{what}: the shape is {list(actual.shape)}, not {list(expected.shape)}")
     if not expected.numel():
         return
     found, wanted = actual.detach().double(), expected.detach().double()
     expect(bool(torch.isfinite(found).all()), f"{what}: there is NaN or Inf")
-    scale = max(float(wanted.abs().max()), torch.finfo(torch.float32).tiny)
+    scale = max(float(wanted.abs().max()), least_scale, torch.finfo(torch.float32).tiny)
     differences = (found - wanted).abs()
     worst = int(differences.argmax())
     place = [int(index) for index in torch.unravel_index(torch.tensor(worst), differences.shape)]
     expect(
         float(differences.max()) <= within * scale,
         f"{what}: entry {place} is {float(found.flatten()[worst]):.6g}, not {float(wanted.flatten()[worst]):.6g} "
-        f"(largest entry {scale:.3g}, so a difference of {within * scale:.2g} would pass)",
+        f"(of a scale of {scale:.3g}, so a difference of {within * scale:.2g} would pass)",
     )
 
 

@@ -1,0 +1,208 @@
+"""Many dictionaries of the same rows, and what each bought: explained variance against active latents a row."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unweave.core.errors import InputError
+from unweave.core.progress import progress
+from unweave.core.runtime import Runtime
+from unweave.dictionaries.base import Dictionary, DictionaryConfig
+from unweave.metrics.reconstruction import ReconstructionSums
+from unweave.recipes.classifier import controls
+from unweave.recipes.grid import Variant, variants
+from unweave.recipes.sweep_result import DEAD, EXPLAINED, L0, LIVE, WIDTH, Control, Point, Sweep
+from unweave.store.rows import RowSource, TensorRows
+from unweave.train import Job, Training, train, train_several
+
+_CHUNK_BYTES = 64 << 20
+_LIVE_SHARE = 1e-3
+_MOST_LEVELS = 16
+
+Place = Callable[[str], Path | None]
+
+
+def sweep(
+    rows: RowSource | Tensor,
+    dictionaries: Sequence[DictionaryConfig],
+    training: Training | Sequence[Training] | None = None,
+    *,
+    seeds: Sequence[int] = (0,),
+    test: RowSource | Tensor | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    runtime: Runtime | None = None,
+) -> Sweep:
+    """Train many dictionaries of the same rows side by side, and measure each beside its controls.
+
+    Every dictionary comes out with the bits that `train` alone gives it. What sees the same batches (the same batch
+    size and seed) shares one pass over the rows, and as many train at a time as there are CPU threads.
+
+    Args:
+        rows: captured `Activations`, or a tensor [n, d_in].
+        dictionaries: what to train, for example `[TopK(d_sae=256, k=k) for k in (4, 8, 16)]`.
+        training: how; with several, each dictionary is trained in every one of these ways.
+        seeds: each setting is trained once for each.
+        test: held-out rows to judge on; by default the training rows, which flatters everything.
+        out: a folder for the dictionaries' artifacts (`sae@NAME`), the table and `sweep.json`. With it, a killed sweep
+            goes on where it was, and what is finished is not trained again.
+        overwrite: replace other artifacts in `out`.
+        runtime: device and the like.
+
+    Returns:
+        The dictionaries by name ("k=4,seed=0"), their table and their figure.
+
+    Raises:
+        InputError: the rows are not [n, d_in], there is nothing to train, or every training failed.
+    """
+    trainings = [training or Training()] if training is None or isinstance(training, Training) else list(training)
+    if not dictionaries or not trainings:
+        raise InputError("a sweep needs at least one dictionary and one training")
+    source = _rows(rows, "rows")
+    judged = source if test is None else _rows(test, "test")
+    if judged.d_in != source.d_in:
+        raise InputError(f"the rows to judge on have width {judged.d_in}, those to train on {source.d_in}")
+
+    def place(name: str) -> Path | None:
+        return None if out is None else Path(out) / f"sae@{name}"
+
+    grid = variants(dictionaries, trainings)
+    trained = train_grid(source, grid, seeds, place, overwrite=overwrite, runtime=runtime)
+    measured = {name: measure(one, judged) for name, one in trained.items() if isinstance(one, Dictionary)}
+    points = points_of(grid, seeds, trained, measured)
+    beside = measure_controls(points, source, judged, place, runtime=runtime)
+    kept = {name: one for name, one in trained.items() if isinstance(one, Dictionary)}
+    found = Sweep(points, beside, "training rows" if test is None else "held-out rows", kept)
+    if out is not None:
+        found.save(Path(out))
+    return found
+
+
+def _rows(rows: RowSource | Tensor, name: str) -> RowSource:
+    if isinstance(rows, Tensor):
+        return TensorRows(rows, name=name)
+    if not isinstance(rows, RowSource):
+        raise InputError(
+            f"{name} must be Activations or a tensor [n, d_in], which can be read again; got a {type(rows).__name__}"
+        )
+    return rows
+
+
+def named(grid: Iterable[Variant], seeds: Sequence[int]) -> dict[str, tuple[Variant, int]]:
+    """Every dictionary of a sweep by name.
+
+    Raises:
+        InputError: there is no seed, or one is named twice.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds must be different numbers, at least one; got {list(seeds)}")
+    return {",".join(filter(None, (v.name, f"seed={seed}"))): (v, seed) for v in grid for seed in seeds}
+
+
+def train_grid(
+    rows: RowSource,
+    grid: Sequence[Variant],
+    seeds: Sequence[int],
+    place: Place,
+    *,
+    overwrite: bool = False,
+    runtime: Runtime | None = None,
+) -> dict[str, Dictionary | InputError]:
+    """Every variant under every seed: its dictionary, or why there is none, by name.
+
+    Raises:
+        InputError: every training failed.
+    """
+    jobs = {
+        name: Job(dictionary=variant.dictionary, training=variant.training, seed=seed, out=place(name))
+        for name, (variant, seed) in named(grid, seeds).items()
+    }
+    outcomes = train_several(rows, list(jobs.values()), overwrite=overwrite, runtime=runtime)
+    trained = dict(zip(jobs, outcomes, strict=True))
+    errors = {name: one for name, one in trained.items() if isinstance(one, InputError)}
+    if len(errors) == len(trained):
+        name, error = next(iter(errors.items()))
+        others = f"; so did the other {len(errors) - 1}" if len(errors) > 1 else ""
+        raise InputError(f"{name} failed: {error}{others}")
+    return trained
+
+
+def points_of(
+    grid: Iterable[Variant],
+    seeds: Sequence[int],
+    trained: Mapping[str, Dictionary | InputError],
+    measured: Mapping[str, Mapping[str, float]],
+) -> list[Point]:
+    """What was trained and measured, as points."""
+    points = []
+    for name, (variant, seed) in named(grid, seeds).items():
+        error = str(trained[name]) if isinstance(trained[name], InputError) else ""
+        options, metrics = dict(variant.options), dict(measured.get(name, {}))
+        kind = variant.dictionary.kind
+        points.append(Point(name=name, kind=kind, options=options, seed=seed, metrics=metrics, error=error))
+    return points
+
+
+@torch.no_grad()
+def measure(dictionary: Dictionary, rows: RowSource) -> dict[str, float]:
+    """Explained variance, L0, and how many latents live and are dead; defined as in an atlas."""
+    sums = ReconstructionSums(rows.d_in)
+    fired = torch.zeros(dictionary.d_sae, dtype=torch.int64)
+    for block in rows.blocks(max(1, min(8192, _CHUNK_BYTES // (4 * dictionary.d_sae)))):
+        codes = dictionary.encode(block.to(dictionary.device))
+        sums.add(block, dictionary.decode(codes))
+        fired += (codes != 0).sum(0).cpu()
+    return {
+        EXPLAINED: sums.explained_variance,
+        L0: float(fired.sum()) / rows.n,
+        LIVE: float((fired > _LIVE_SHARE * rows.n).sum()),
+        DEAD: float((fired == 0).sum()),
+        WIDTH: float(dictionary.d_sae),
+        "dictionary/rows": float(rows.n),
+    }
+
+
+def measure_controls(
+    points: Sequence[Point],
+    rows: RowSource,
+    judged: RowSource,
+    place: Place = lambda _: None,
+    *,
+    runtime: Runtime | None = None,
+) -> list[Control]:
+    """Neurons, principal components and random directions with as many active latents as the dictionaries had.
+
+    Args:
+        points: the dictionaries.
+        rows: to fit on.
+        judged: to measure on.
+        place: folder of a control by its name, "pca,k=4", where it leaves one.
+        runtime: device and the like.
+    """
+    widths: dict[int, int] = {}
+    for point in points:
+        if not point.error:
+            level = max(1, round(point.metrics[L0]))
+            widths[level] = max(widths.get(level, 0), int(point.metrics[WIDTH]))
+    levels = _spread(sorted(widths))
+    wanted = [(name, k, config) for k in levels for name, config in controls(widths[k], k).items()]
+    found = []
+    with progress("Measuring controls", total=len(wanted), unit="controls") as bar:
+        for name, k, config in wanted:
+            fitted = train(rows, config, out=place(f"{name},k={k}"), runtime=runtime)
+            found.append(Control(condition=name, k=k, metrics=measure(fitted, judged)))
+            bar.advance()
+    return sorted(found, key=lambda control: (control.condition, control.k))
+
+
+def _spread(levels: Sequence[int]) -> list[int]:
+    """At most 16 of the levels, the first and the last among them, evenly over orders of magnitude."""
+    if len(levels) <= _MOST_LEVELS:
+        return list(levels)
+    logs = [math.log(level) for level in levels]
+    even = np.linspace(logs[0], logs[-1], _MOST_LEVELS)
+    return sorted({min(levels, key=lambda level: abs(math.log(level) - at)) for at in even})

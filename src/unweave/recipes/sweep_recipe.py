@@ -1,0 +1,148 @@
+"""A recipe's model and layer, once, and many dictionaries of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unweave.analyze import analyze
+from unweave.core.config import to_json
+from unweave.core.errors import InputError
+from unweave.core.progress import progress, silenced
+from unweave.core.runtime import Runtime
+from unweave.dictionaries.base import Dictionary
+from unweave.recipes.base import RECIPES, Run, carry_out, default_folder
+from unweave.recipes.classifier import ClassifierStudy, Layer, capture_layer
+from unweave.recipes.grid import Variant
+from unweave.recipes.sweep import measure_controls, named, points_of, train_grid
+from unweave.recipes.sweep_result import DEAD, EXPLAINED, L0, WIDTH, Setting, Sweep
+
+_CALLED = {"pca": "PCA", "neurons": "raw neurons", "random": "random directions"}
+
+
+def sweep_recipe(
+    name: str,
+    config: Any,
+    grid: Sequence[Variant],
+    *,
+    seeds: Sequence[int] = (0,),
+    seed: int = 0,
+    out: Path | None = None,
+    data_dir: Path | None = None,
+    runtime: Runtime | None = None,
+) -> tuple[Run, Sweep]:
+    """Sweep a recipe's dictionary into a folder: one model, one capture, and every variant under every seed.
+
+    The folder belongs to the recipe's settings and seed; the grid may grow in it, and what is there is not made again.
+
+    Args:
+        name: the recipe.
+        config: its configuration; the dictionary and training in it are what the grid was made from.
+        grid: the dictionaries.
+        seeds: of the dictionaries.
+        seed: of the model and everything else.
+        out: the folder; by default runs/sweep-RECIPE-FINGERPRINT.
+        data_dir: where the user's data lie.
+        runtime: device and the like.
+
+    Raises:
+        InputError: the recipe is not about one layer and one dictionary of it, or the folder holds something else.
+    """
+    if not isinstance(config, ClassifierStudy):
+        fit = ", ".join(n for n, r in RECIPES.members().items() if issubclass(r.config, ClassifierStudy))
+        raise InputError(f"the recipe {name!r} has no single dictionary to sweep; choose from: {fit}")
+    run = Run(out or default_folder(f"sweep-{name}", config, seed), seed, data_dir, runtime or Runtime())
+    found: list[Sweep] = []
+    carry_out(
+        run,
+        {"recipe": f"sweep {name}", "config": to_json(config), "seed": seed},
+        lambda run: found.append(_sweep_layer(config, grid, seeds, run)),
+        aim={"sweep": list(named(grid, seeds))},
+    )
+    return run, found[0]
+
+
+def _sweep_layer(config: ClassifierStudy, grid: Sequence[Variant], seeds: Sequence[int], run: Run) -> Sweep:
+    layer = capture_layer(config, run)
+
+    def place(name: str) -> Path:
+        return run.folder / "artifacts" / f"sae@{name}"
+
+    trained = train_grid(layer.train_rows, grid, seeds, place, runtime=run.runtime)
+    dictionaries = {name: one for name, one in trained.items() if isinstance(one, Dictionary)}
+    measured = {}
+    with progress("Analysing", total=len(dictionaries), unit="dictionaries") as bar:
+        for name, dictionary in dictionaries.items():
+            run.place(f"sae@{name}")
+            measured[name] = _analysed(dictionary, config, layer, run, name)
+            run.record(measured[name], condition=name)
+            bar.advance()
+    points = points_of(grid, seeds, trained, measured)
+    beside = measure_controls(points, layer.train_rows, layer.test_rows, place, runtime=run.runtime)
+    for control in beside:
+        run.place(f"sae@{control.condition},k={control.k}")
+        run.record(control.metrics, condition=f"{control.condition},k={control.k}")
+    found = Sweep(points, beside, "held-out rows", dictionaries)
+    found.save(run.folder)
+    run.findings += findings(found)
+    return found
+
+
+def _analysed(dictionary: Dictionary, config: ClassifierStudy, layer: Layer, run: Run, name: str) -> dict[str, float]:
+    with silenced():  # one bar for all of them
+        atlas = analyze(
+            dictionary,
+            layer.test_rows,
+            images=layer.test,
+            analysis=config.analysis,
+            seed=run.seed,
+            out=run.place(f"atlas@{name}"),
+        )
+    return atlas.metrics
+
+
+def findings(found: Sweep) -> list[str]:
+    """What the numbers allow to say, and what not, in sentences."""
+    settings = [setting for setting in found.settings if setting.points]
+    best = max(settings, key=lambda setting: setting.mean(EXPLAINED))
+    beside = [f"{_CALLED.get(name, name)} {100 * value:.1f} %" for name, value in best.beside.items()]
+    said = [
+        f"Of the variance of {found.judged_on}, {best.label} explains the largest share: {_percent(best)} at L0 "
+        f"{best.mean(L0):.1f}. At the same L0: {_listed(beside)}."
+    ]
+    below = [s for s in settings if any(v >= s.mean(EXPLAINED) for v in s.beside.values())]
+    if below:
+        said.append(
+            f"{_listed([s.label for s in below])} explain{'s' if len(below) == 1 else ''} no more than one of the "
+            "controls at the same L0."
+        )
+    said.append(_seeds(settings))
+    dying = [s for s in settings if s.mean(DEAD) > 0.1 * s.mean(WIDTH)]
+    if dying:
+        shares = [f"{s.label} ({100 * s.mean(DEAD) / s.mean(WIDTH):.0f} %)" for s in dying]
+        said.append(f"More than a tenth of all latents never fire in {_listed(shares)}.")
+    if found.failed:
+        first, error = next(iter(found.failed.items()))
+        said.append(f"{len(found.failed)} of {len(found.points)} trainings failed: {first}: {error}")
+    return said
+
+
+def _seeds(settings: Sequence[Setting]) -> str:
+    """How far apart seeds alone bring the numbers."""
+    spreads = [max(values) - min(values) for s in settings if len(values := s.values(EXPLAINED)) > 1]
+    if not spreads:
+        return "One seed each: how far seeds alone bring two dictionaries apart is not known; --seeds 0,1,2 tells."
+    return (
+        f"Seeds alone bring the explained variance of a setting up to {100 * max(spreads):.2g} percentage points apart "
+        f"({100 * float(sorted(spreads)[len(spreads) // 2]):.2g} in the median): smaller differences between settings "
+        "say nothing."
+    )
+
+
+def _percent(setting: Setting) -> str:
+    deviation = setting.deviation(EXPLAINED)
+    spread = "" if deviation is None else f" (± {100 * deviation:.2g} over {len(setting.points)} seeds)"
+    return f"{100 * setting.mean(EXPLAINED):.2f} %{spread}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else ""
