@@ -29,7 +29,10 @@ console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 def _seeds(texts: list[str]) -> tuple[int, ...]:
-    return tuple(int(text) for text in texts[0].split(","))
+    try:
+        return tuple(int(text) for text in texts[0].split(","))
+    except ValueError:
+        raise ValueError(f"seeds are whole numbers such as 0,1,2, got {texts[0]!r}") from None
 
 
 Seeds = Annotated[
@@ -133,9 +136,10 @@ def take_lists(given: list[str]) -> tuple[list[str], list[Axis]]:
             raise InputError(f"{flag} {value}: only options of the dictionary and its training take lists of values")
         elif not (flag == "--sae" and kinds):
             rest += tokens
-    flags = [axis.flag for axis in axes]
-    if twice := [flag for flag in flags if flags.count(flag) > 1]:
-        raise InputError(f"{twice[0]} stands twice; write all of its values in one list")
+    flags = [flag.replace("_", "-") for flag, _, _ in words]
+    for axis in axes:
+        if flags.count(axis.flag) > 1:
+            raise InputError(f"{axis.flag} stands twice; write all of its values in one list")
     given[:] = rest
     return kinds, axes
 

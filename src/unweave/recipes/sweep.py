@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from unweave.core.errors import InputError
-from unweave.core.progress import progress
+from unweave.core.progress import progress, silenced
 from unweave.core.runtime import Runtime
 from unweave.dictionaries.base import Dictionary, DictionaryConfig
 from unweave.metrics.reconstruction import ReconstructionSums
@@ -23,6 +25,7 @@ _CHUNK_BYTES = 64 << 20
 _LIVE_SHARE = 1e-3
 _MOST_LEVELS = 16
 
+T = TypeVar("T")
 Place = Callable[[str], Path | None]
 
 
@@ -72,10 +75,10 @@ def sweep(
 
     grid = variants(dictionaries, trainings)
     trained = train_grid(source, grid, seeds, place, overwrite=overwrite, runtime=runtime)
-    measured = {name: measure(one, judged) for name, one in trained.items() if isinstance(one, Dictionary)}
-    points = points_of(grid, seeds, trained, measured)
-    beside = measure_controls(points, source, judged, place, runtime=runtime)
     kept = {name: one for name, one in trained.items() if isinstance(one, Dictionary)}
+    numbers = side_by_side("Measuring", "dictionaries", measure, [(one, judged) for one in kept.values()], runtime)
+    points = points_of(grid, seeds, trained, dict(zip(kept, numbers, strict=True)))
+    beside = measure_controls(points, source, judged, place, runtime=runtime)
     found = Sweep(points, beside, "training rows" if test is None else "held-out rows", kept)
     if out is not None:
         found.save(Path(out))
@@ -177,26 +180,43 @@ def measure_controls(
     """Neurons, principal components and random directions with as many active latents as the dictionaries had.
 
     Args:
-        points: the dictionaries.
+        points: the dictionaries; controls take the rounded L0s of their settings.
         rows: to fit on.
         judged: to measure on.
         place: folder of a control by its name, "pca,k=4", where it leaves one.
         runtime: device and the like.
     """
     widths: dict[int, int] = {}
-    for point in points:
-        if not point.error:
-            level = max(1, round(point.metrics[L0]))
-            widths[level] = max(widths.get(level, 0), int(point.metrics[WIDTH]))
-    levels = _spread(sorted(widths))
-    wanted = [(name, k, config) for k in levels for name, config in controls(widths[k], k).items()]
-    found = []
-    with progress("Measuring controls", total=len(wanted), unit="controls") as bar:
-        for name, k, config in wanted:
-            fitted = train(rows, config, out=place(f"{name},k={k}"), runtime=runtime)
-            found.append(Control(condition=name, k=k, metrics=measure(fitted, judged)))
-            bar.advance()
+    for setting in Sweep(points, [], "").settings:
+        if setting.points:
+            level = max(1, round(setting.mean(L0)))
+            widths[level] = max(widths.get(level, 0), round(setting.mean(WIDTH)))
+    wanted = [(name, k, one) for k in _spread(sorted(widths)) for name, one in controls(widths[k], k).items()]
+
+    def fit(condition: str, k: int, config: DictionaryConfig) -> Control:
+        fitted = train(rows, config, out=place(f"{condition},k={k}"), runtime=runtime)
+        return Control(condition=condition, k=k, metrics=measure(fitted, judged))
+
+    found = side_by_side("Measuring controls", "controls", fit, wanted, runtime)
     return sorted(found, key=lambda control: (control.condition, control.k))
+
+
+def side_by_side(
+    label: str, unit: str, work: Callable[..., T], calls: Sequence[tuple[Any, ...]], runtime: Runtime | None = None
+) -> list[T]:
+    """Results of independent calls, in their order: one for each CPU thread at a time, under one progress bar."""
+    runtime, before = runtime or Runtime(), torch.get_num_threads()
+    threads = (runtime.threads or before) if runtime.torch_device().type == "cpu" else 1
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        with progress(label, total=len(calls), unit=unit) as bar, silenced():
+            futures = [pool.submit(work, *call) for call in calls]
+            for _ in as_completed(futures):
+                bar.advance()
+            return [future.result() for future in futures]
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)  # for threads that will start later: those of the pool have left a one there
 
 
 def _spread(levels: Sequence[int]) -> list[int]:

@@ -7,16 +7,16 @@ from typing import Any
 from unweave.analyze import analyze
 from unweave.core.config import to_json
 from unweave.core.errors import InputError
-from unweave.core.progress import progress, silenced
 from unweave.core.runtime import Runtime
 from unweave.dictionaries.base import Dictionary
 from unweave.recipes.base import RECIPES, Run, carry_out, default_folder
-from unweave.recipes.classifier import ClassifierStudy, Layer, capture_layer
+from unweave.recipes.classifier import ClassifierStudy, capture_layer
 from unweave.recipes.grid import Variant
-from unweave.recipes.sweep import measure_controls, named, points_of, train_grid
+from unweave.recipes.sweep import measure_controls, named, points_of, side_by_side, train_grid
 from unweave.recipes.sweep_result import DEAD, EXPLAINED, L0, WIDTH, Setting, Sweep
 
 _CALLED = {"pca": "PCA", "neurons": "raw neurons", "random": "random directions"}
+_MOST_NAMED = 4
 
 
 def sweep_recipe(
@@ -69,13 +69,26 @@ def _sweep_layer(config: ClassifierStudy, grid: Sequence[Variant], seeds: Sequen
 
     trained = train_grid(layer.train_rows, grid, seeds, place, runtime=run.runtime)
     dictionaries = {name: one for name, one in trained.items() if isinstance(one, Dictionary)}
-    measured = {}
-    with progress("Analysing", total=len(dictionaries), unit="dictionaries") as bar:
-        for name, dictionary in dictionaries.items():
-            run.place(f"sae@{name}")
-            measured[name] = _analysed(dictionary, config, layer, run, name)
-            run.record(measured[name], condition=name)
-            bar.advance()
+    for name in dictionaries:
+        run.place(f"sae@{name}")
+        run.place(f"atlas@{name}")
+
+    def analysed(name: str) -> dict[str, float]:
+        out = run.artifacts[f"atlas@{name}"]
+        atlas = analyze(
+            dictionaries[name],
+            layer.test_rows,
+            images=layer.test,
+            analysis=config.analysis,
+            seed=run.seed,
+            out=out,
+        )
+        return atlas.metrics
+
+    numbers = side_by_side("Analysing", "dictionaries", analysed, [(name,) for name in dictionaries], run.runtime)
+    measured = dict(zip(dictionaries, numbers, strict=True))
+    for name, metrics in measured.items():
+        run.record(metrics, condition=name)
     points = points_of(grid, seeds, trained, measured)
     beside = measure_controls(points, layer.train_rows, layer.test_rows, place, runtime=run.runtime)
     for control in beside:
@@ -85,19 +98,6 @@ def _sweep_layer(config: ClassifierStudy, grid: Sequence[Variant], seeds: Sequen
     found.save(run.folder)
     run.findings += findings(found)
     return found
-
-
-def _analysed(dictionary: Dictionary, config: ClassifierStudy, layer: Layer, run: Run, name: str) -> dict[str, float]:
-    with silenced():  # one bar for all of them
-        atlas = analyze(
-            dictionary,
-            layer.test_rows,
-            images=layer.test,
-            analysis=config.analysis,
-            seed=run.seed,
-            out=run.place(f"atlas@{name}"),
-        )
-    return atlas.metrics
 
 
 def findings(found: Sweep) -> list[str]:
@@ -111,15 +111,16 @@ def findings(found: Sweep) -> list[str]:
     ]
     below = [s for s in settings if any(v >= s.mean(EXPLAINED) for v in s.beside.values())]
     if below:
-        said.append(
-            f"{_listed([s.label for s in below])} explain{'s' if len(below) == 1 else ''} no more than one of the "
-            "controls at the same L0."
-        )
+        which = _listed([s.label for s in below]) if len(below) <= _MOST_NAMED else f"{len(below)} of {len(settings)}"
+        verb = "explains" if len(below) == 1 else "explain"
+        said.append(f"{which} {verb} no more than the best of the controls at the same L0.")
     said.append(_seeds(settings))
     dying = [s for s in settings if s.mean(DEAD) > 0.1 * s.mean(WIDTH)]
     if dying:
-        shares = [f"{s.label} ({100 * s.mean(DEAD) / s.mean(WIDTH):.0f} %)" for s in dying]
-        said.append(f"More than a tenth of all latents never fire in {_listed(shares)}.")
+        worst = sorted(dying, key=lambda s: s.mean(DEAD) / s.mean(WIDTH), reverse=True)[:_MOST_NAMED]
+        shares = _listed([f"{s.label} ({100 * s.mean(DEAD) / s.mean(WIDTH):.0f} %)" for s in worst])
+        most = f"{len(dying)} settings, most in {shares}" if len(dying) > len(worst) else shares
+        said.append(f"More than a tenth of all latents never fire in {most}.")
     if found.failed:
         first, error = next(iter(found.failed.items()))
         said.append(f"{len(found.failed)} of {len(found.points)} trainings failed: {first}: {error}")

@@ -191,7 +191,7 @@ class Sweep:
 
 
 def _words(options: Mapping[str, Any]) -> str:
-    return ", ".join(str(value) if name == KIND else f"{name}={value}" for name, value in options.items())
+    return " ".join(str(value) if name == KIND else f"{name}={value}" for name, value in options.items())
 
 
 def _with_nan(data: dict[str, Any]) -> dict[str, Any]:

@@ -158,6 +158,11 @@ class Course:
         """Whether all of its known number of steps are taken."""
         return self.step == self.total
 
+    @property
+    def engine(self) -> str:
+        """What it is computed with."""
+        return "closed form" if self._trainer is None else self._trainer.engine
+
     def latest(self) -> dict[str, float]:
         """The newest numbers that a progress bar shows."""
         return self._trainer.latest() if self._trainer is not None else {}
@@ -205,7 +210,7 @@ class Course:
         if self.job.out is not None:
             with writing(self.job.out, self._identity, overwrite=overwrite) as draft:
                 trained.write(draft)
-                draft.details["train_seconds"] = round(self.seconds, 3)
+                draft.details.update(train_seconds=round(self.seconds, 3), engine=self.engine)
             Checkpoint(self.job.out, self._identity.id).remove()
         return trained
 

@@ -71,7 +71,7 @@ def train(
 def _steps(course: Course, batches: Batches) -> None:
     """Take the steps that are left, with a progress bar."""
     shown = time.monotonic()
-    with progress("Training", total=course.total, unit="steps") as bar, course.at_work():
+    with progress(f"Training ({course.engine})", total=course.total, unit="steps") as bar, course.at_work():
         bar.advance(course.step)
         for batch in batches.after(course.step):
             course.take(batch)

@@ -67,8 +67,8 @@ class Trainer:
     def engine(self) -> str:
         """What the steps are computed with, as a run says it."""
         if self._sparse:
-            return f"sparse, {self._kernels.name}, encoder product in {self._kernels.precision}"
-        return "dense, autograd"
+            return f"sparse step, {self._kernels.name}, {self._kernels.precision}"
+        return "dense step, autograd"
 
     def train_batch(self, batch: Float[Tensor, "b d_in"]) -> None:
         """One step.
@@ -85,7 +85,9 @@ class Trainer:
             self._adam.forget(started_anew)
             self._last_fired[started_anew] = self.step
         losses = self._gradients(batch, step)
-        if batch.device.type == "cpu" and not math.isfinite(losses.total):  # elsewhere asking would stop the queue
+        if batch.device.type == "cpu" and not math.isfinite(
+            losses.total.detach()
+        ):  # elsewhere asking would stop the queue
             raise InputError(not_finite(self.step, batch, losses))
         dictionary.project_gradients()
         if self.training.clip_norm is not None:

@@ -19,7 +19,7 @@ _COLUMNS = 256
 _TOGETHER = 8
 _ENTRIES_A_PROGRAM = 64
 _SCAN = 1024
-_DIGITS = range(28, -1, -4)
+_BITS = 3  # fewer mean more readings, more mean more to count
 _CHUNK = 128
 _MOST_CHUNKS = 8192
 
@@ -167,15 +167,16 @@ def _largest(pre: Tensor, bias: Tensor, k: int, among: Tensor | None = None) -> 
 
 
 def _largest_in_batch(pre: Tensor, bias: Tensor, most: int) -> Entries:
-    """The largest entries of the batch: the bound that they reach is found four bits at a time, from the highest on."""
+    """The largest entries of the batch. The bound that they reach is found a few bits at a time, the highest first."""
     rows, d_sae = pre.shape
     most = min(most, pre.numel())
     least = torch.zeros(1, dtype=torch.int32, device=pre.device)
-    counts = least.new_empty(rows, 16)
-    block = _block(d_sae, _COLUMNS)
-    for shift in _DIGITS:
-        programs.reach[(rows,)](pre, bias, least, counts, d_sae, shift, BLOCK=block)
-        programs.narrow[(1,)](counts, least, rows, most, shift, BLOCK=_COLUMNS)
+    digits = 1 << _BITS
+    counts = least.new_empty(rows, digits)
+    block = _block(d_sae, _SCAN // 2)
+    for shift in reversed(range(0, 31, _BITS)):
+        programs.reach[(rows,)](pre, bias, least, counts, d_sae, shift, DIGITS=digits, BLOCK=block)
+        programs.narrow[(1,)](counts, least, rows, most, shift, DIGITS=digits, BLOCK=_COLUMNS)
     above, equal = _tally(pre, bias, least)
     ties = (most - above.sum() - equal.cumsum(0) + equal).clamp_min(0).minimum(equal)
     return _collect(pre, bias, least, _offsets(above + ties), ties, most, padded=True)

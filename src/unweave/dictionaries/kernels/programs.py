@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 _NAN = tl.constexpr(0x7FC00000)
+_OCTAVES = tl.constexpr(4 << 23)  # of a float's bits
 
 
 @triton.jit
@@ -62,14 +63,20 @@ def _collect(pre, bias, columns, n, least, ties, latents, values, CHOSEN: tl.con
 
 
 @triton.jit
+def _reached(first, second, least):
+    """How many keys in two blocks are at least `least`."""
+    return tl.sum((first >= least).to(tl.int32) + (second >= least).to(tl.int32), 0)
+
+
+@triton.jit
 def largest(
     pre, bias, columns, latents, values, width, n, k, CHOSEN: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Each row's k largest of n entries (all of its `width`, or where CHOSEN those in `columns`); a program a row.
 
-    The two largest keys of each of BLOCK lanes are held in registers. The k-th largest among those is found bit by bit;
-    k entries or more reach it, and seldom more than k. Where it is more, the bound is settled by halving the interval
-    above it, one reading of the row for each count.
+    The two largest keys of each of BLOCK lanes stay in registers. A bound that k of those reach is found by halving an
+    interval; k entries of the row or more reach it, and seldom more than k. Where it is more, the bound is settled by
+    halving what lies above it, with one reading of the row for each count.
     """
     row = tl.program_id(0).to(tl.int64)
     pre += row * width
@@ -79,15 +86,17 @@ def largest(
         key, _ = _keys(pre, bias, columns, start, n, CHOSEN, BLOCK)
         second = tl.maximum(second, tl.minimum(first, key))
         first = tl.maximum(first, key)
-    least = 0
-    bit = 1 << 30
-    for _ in range(31):
-        trial = least | bit
-        reached = tl.sum((first >= trial).to(tl.int32) + (second >= trial).to(tl.int32), 0)
-        least = tl.where(reached >= k, trial, least)
-        bit = bit >> 1
-    low = least
-    high = tl.max(first, 0)
+    top = tl.max(first, 0)
+    low = tl.maximum(top - _OCTAVES, 0)
+    low = tl.where(_reached(first, second, low) >= k, low, 0)
+    high = top
+    while low < high:
+        middle = low + ((high - low + 1) >> 1)
+        reached = _reached(first, second, middle)
+        low = tl.where(reached >= k, middle, low)
+        high = tl.where(reached > k, high, tl.where(reached < k, middle - 1, middle))
+    least = low
+    high = top
     above, equal = _counts(pre, bias, columns, n, least, CHOSEN, BLOCK)
     while (above > k) | (above + equal < k):
         low = tl.where(above > k, least + 1, low)
@@ -98,30 +107,30 @@ def largest(
 
 
 @triton.jit
-def reach(pre, bias, least, counts, width, shift, BLOCK: tl.constexpr):
-    """counts[row, d] = how many keys of the row are at least least + (d << shift), for d from 0 to 15; a program a row.
+def reach(pre, bias, least, counts, width, shift, DIGITS: tl.constexpr, BLOCK: tl.constexpr):
+    """counts[row, d] = how many keys of the row are at least least + (d << shift), for d below DIGITS; a program a row.
 
-    The lowest shift + 4 bits of `least` have to be 0.
+    What `least` has below the bits of d has to be 0.
     """
     row = tl.program_id(0).to(tl.int64)
     pre += row * width
     base = tl.load(least) >> shift
-    digits = tl.arange(0, 16)
-    count = tl.zeros([BLOCK, 16], tl.int32)
+    digits = tl.arange(0, DIGITS)
+    count = tl.zeros([BLOCK, DIGITS], tl.int32)
     for start in range(0, width, BLOCK):
         key, _ = _keys(pre, bias, pre, start, width, False, BLOCK)
         count += (((key >> shift) - base)[:, None] >= digits[None, :]).to(tl.int32)
-    tl.store(counts + row * 16 + digits, tl.sum(count, 0))
+    tl.store(counts + row * DIGITS + digits, tl.sum(count, 0))
 
 
 @triton.jit
-def narrow(counts, least, rows, most, shift, BLOCK: tl.constexpr):
+def narrow(counts, least, rows, most, shift, DIGITS: tl.constexpr, BLOCK: tl.constexpr):
     """Add to `least` the largest multiple d << shift that `most` keys of the batch still reach; one program."""
-    digits = tl.arange(0, 16)
-    total = tl.zeros([BLOCK, 16], tl.int64)
+    digits = tl.arange(0, DIGITS)
+    total = tl.zeros([BLOCK, DIGITS], tl.int64)
     for start in range(0, rows, BLOCK):
         row = start + tl.arange(0, BLOCK)
-        total += tl.load(counts + row[:, None] * 16 + digits[None, :], mask=row[:, None] < rows, other=0)
+        total += tl.load(counts + row[:, None] * DIGITS + digits[None, :], mask=row[:, None] < rows, other=0)
     enough = (tl.sum(total, 0) >= most) & (digits > 0)
     tl.store(least, tl.load(least) + (tl.sum(enough.to(tl.int32), 0) << shift))
 

@@ -26,8 +26,8 @@ def check_sparse_step(subject: Subject) -> None:
 
     A parameter whose gradient is below a twentieth of the largest of all is measured by that twentieth: where terms
     cancel, what is left is rounding. Tried with the kernels of this machine and with those in plain torch, on eight
-    draws of options and shapes, with and without dead latents, at the start of a run and at its end, onto gradients left
-    over from another batch. The losses that it reports must be the same, and carry no graph.
+    draws of options and shapes, with and without dead latents, at the start of a run and at its end, onto gradients
+    left over from another batch. The losses that it reports must be the same, and carry no graph.
     """
     if not subject.started().has_sparse_step():
         not_claimed("it has no sparse step")
