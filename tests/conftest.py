@@ -15,8 +15,9 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Must come before anything imports unweave. The tower lets an int stand for a float, as PEP 484 and mypy do. What a
-# compiler has to read is left as it is written.
-_COMPILED = {"unweave.dictionaries.kernels.loops", "unweave.dictionaries.kernels.programs"}
+# compiler has to read is left as it is written; so is what defines functions at every step.
+_KERNELS = "unweave.dictionaries.kernels"
+_COMPILED = {f"{_KERNELS}.{name}" for name in ("compiled", "loops", "programs", "team")}
 _SOURCE = Path(__file__).parents[1] / "src"
 _MODULES = {".".join(path.relative_to(_SOURCE).with_suffix("").parts) for path in (_SOURCE / "unweave").rglob("*.py")}
 install_import_hook(sorted(_MODULES - _COMPILED), "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")

@@ -60,8 +60,8 @@ def test_codes_by_hand() -> None:
     expected = torch.tensor([[2.0, 2], [0, 2], [2, 0], [2, 0], [0, 0.5]])
     torch.testing.assert_close(sae.encode(rows), expected)
     sae.b_mag.data[0] = 9.0
-    assert float(sae.encode(torch.tensor([0.0, 3]))[0]) == 0
-    assert float(sae.encode(torch.tensor([1.5, 3]))[0]) == pytest.approx(10)
+    expected = torch.tensor([[0.0, 2], [10, 2]])
+    torch.testing.assert_close(sae.encode(torch.tensor([[0.0, 3], [1.5, 3]])), expected)
 
 
 @pytest.mark.parametrize("engine", ["dense", "torch", "numba"])

@@ -128,6 +128,16 @@ def test_thresholds_do_not_fall_below_zero() -> None:
     assert sae.threshold.tolist() == [1, 0, 0]
 
 
+def test_thresholds_of_dead_latents_sink() -> None:
+    """Below them, nothing else moves them."""
+    sae = _identity([1.0, 3.0, 0.0])
+    sae.after_step(Step(5, 10, torch.tensor([False, True, True])))
+    assert sae.threshold.tolist() == pytest.approx([1, 2.97, 0])
+    for _ in range(500):
+        sae.after_step(Step(5, 10, torch.tensor([False, True, True])))
+    assert sae.threshold.tolist() == pytest.approx([1, 0.02, 0], abs=0.01)
+
+
 def test_other_units_move_the_thresholds_too() -> None:
     rows = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)) + 2
     sae = JumpReLU(d_sae=40, target=5.0).build(8)

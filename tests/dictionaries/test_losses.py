@@ -133,9 +133,9 @@ def _jump(x: Tensor, p: dict[str, Tensor]) -> Tensor:
 
 
 def _jump_aux(x: Tensor, p: dict[str, Tensor]) -> Tensor:
-    """Dead latents take part from the lower edge of their window on: that is their distance to their threshold."""
+    """Dead latents take part as far as they are positive, whatever their thresholds."""
     pre, theta = _pre(x, p), p["threshold"].detach()
-    return _jump(x, p) + _aux(x, pre * (pre > theta), pre - theta + 0.2, p)
+    return _jump(x, p) + _aux(x, pre * (pre > theta), pre, p)
 
 
 def _gated(x: Tensor, p: dict[str, Tensor]) -> Tensor:
@@ -162,9 +162,9 @@ CASES = {
     "topk, aux": (TopK(d_sae=S, k=3, aux=0.25), _topk_aux, DEAD),
     "batch-topk": (BatchTopK(d_sae=S, k=2), _batch_topk, None),
     "matryoshka": (Matryoshka(d_sae=S, k=2, prefixes=(0.1, 0.4, 1.0)), _matryoshka, None),
-    "jumprelu": (JumpReLU(d_sae=S, l0=2.0, target=4.0, bandwidth=0.4), _jump, None),
+    "jumprelu": (JumpReLU(d_sae=S, l0=2.0, target=4.0), _jump, None),
     "jumprelu, half warmed up": (JumpReLU(d_sae=S, l0=4.0, target=4.0, warm_up_share=0.6), _jump, None),
-    "jumprelu, aux": (JumpReLU(d_sae=S, l0=2.0, target=4.0, bandwidth=0.4, aux=0.25), _jump_aux, DEAD),
+    "jumprelu, aux": (JumpReLU(d_sae=S, l0=2.0, target=4.0, aux=0.25), _jump_aux, DEAD),
     "gated": (Gated(d_sae=S, l1=0.3), _gated, None),
     "gated, half warmed up": (Gated(d_sae=S, l1=0.6, warm_up_share=0.6), _gated, None),
 }

@@ -1,29 +1,48 @@
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from unweave.dictionaries.base import Step
+from unweave.core.errors import InputError
+from unweave.core.runtime import Runtime
+from unweave.dictionaries.base import HISTORY, WEIGHTS, Step
+from unweave.dictionaries.batch_topk import BatchTopK
+from unweave.dictionaries.gated import Gated
+from unweave.dictionaries.jumprelu import JumpReLU
 from unweave.dictionaries.kernels.compiled import CompiledKernels
+from unweave.dictionaries.matryoshka import Matryoshka
 from unweave.dictionaries.relu import ReLU
-from unweave.dictionaries.sae import SAE, Forward
+from unweave.dictionaries.relu_kl import ReLUKL
+from unweave.dictionaries.sae import SAE, Forward, SAEConfig
 from unweave.dictionaries.topk import TopK
 from unweave.store.rows import TensorRows
 from unweave.train import Training, train
 from unweave.train.trainer import Trainer
 
 
+def _prepared(config: SAEConfig, rows: Tensor) -> SAE:
+    sae = config.build(rows.shape[1])
+    assert isinstance(sae, SAE)
+    sae.prepare(TensorRows(rows), torch.Generator().manual_seed(0))
+    return sae
+
+
 def _trainer(
-    rows: Tensor, sae: SAE | None = None, *, total: int = 20, scale: float = 1.0, **options: object
+    rows: Tensor,
+    sae: SAE | None = None,
+    *,
+    total: int = 20,
+    scale: float = 1.0,
+    sparse: bool = True,
+    **options: object,
 ) -> Trainer:
-    if sae is None:
-        sae = TopK(d_sae=16, k=3).build(8)
-        sae.prepare(TensorRows(rows), torch.Generator().manual_seed(0))
     return Trainer(
-        sae,
+        sae or _prepared(TopK(d_sae=16, k=3), rows),
         Training(**options),
         CompiledKernels(),
+        sparse=sparse,
         total=total,
         steps_per_epoch=5,
         scale=scale,
@@ -32,9 +51,12 @@ def _trainer(
 
 
 def test_one_step_is_one_step_of_adam(rows: Tensor) -> None:
-    trainer = _trainer(rows, schedule="constant", learning_rate=0.01, scale=0.5, dead_window=1.0)
-    sae = trainer.dictionary
-    reference = TopK(d_sae=16, k=3).build(8)
+    config = TopK(d_sae=16, k=3, decoder_rate=4.0)
+    sae = _prepared(config, rows)
+    trainer = _trainer(
+        rows, sae, schedule="constant", learning_rate=0.01, betas=(0.9, 0.999), scale=0.5, dead_window=1.0
+    )
+    reference = config.build(8)
     reference.load_state_dict(sae.state_dict())
     moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in reference.named_parameters()}
     for step in range(1, 4):
@@ -48,7 +70,8 @@ def test_one_step_is_one_step_of_adam(rows: Tensor) -> None:
             m, v = moments[name]
             m.mul_(0.9).add_(0.1 * p.grad)
             v.mul_(0.999).add_(0.001 * p.grad**2)
-            p.data -= 0.01 * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
+            rate = 0.04 if name == "W_dec" else 0.01
+            p.data -= rate * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
         reference.W_dec.data /= reference.W_dec.data.norm(dim=1, keepdim=True)
         for name, p in reference.named_parameters():
             torch.testing.assert_close(dict(sae.named_parameters())[name], p, atol=1e-5, rtol=1e-4)
@@ -67,7 +90,7 @@ def test_the_whole_gradient_is_clipped(rows: Tensor, clip: float | None, monkeyp
     trainer = _trainer(rows, clip_norm=clip)
     seen: list[float] = []
 
-    def look() -> None:
+    def look(_: Step) -> None:
         gradients = [p.grad for p in trainer.dictionary.parameters() if p.grad is not None]
         seen.append(float(torch.cat([g.flatten() for g in gradients]).norm()))
 
@@ -151,3 +174,131 @@ def test_a_part_that_comes_later_has_a_column_of_full_length(rows: Tensor) -> No
 def test_long_runs_keep_about_200_points(rows: Tensor) -> None:
     history = train(rows[:8], ReLU(d_sae=2), Training(steps=403, batch_size=8)).history
     assert history["step"] == [*range(2, 403, 2), 403]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TopK(d_sae=40, k=3, k_start=2.0),
+        BatchTopK(d_sae=40, k=3),
+        Matryoshka(d_sae=40, k=3),
+        ReLU(d_sae=40, warm_up_share=0.5),
+        ReLUKL(d_sae=40),
+        JumpReLU(d_sae=40, target=4.0),
+        Gated(d_sae=40, aux=0.5),
+    ],
+    ids=lambda config: config.kind,
+)
+def test_the_sparse_step_trains_as_autograd_does(rows: Tensor, config: SAEConfig) -> None:
+    trainers = [
+        _trainer(rows, _prepared(config, rows), sparse=sparse, total=8, dead_window=0.3, clip_norm=50.0)
+        for sparse in (True, False)
+    ]
+    for batch in rows[:240].split(30):
+        for trainer in trainers:
+            trainer.train_batch(batch)
+    assert [trainer.engine.partition(" ")[0] for trainer in trainers] == ["sparse", "dense"]
+    sparse, dense = (trainer.dictionary.state_dict() for trainer in trainers)
+    for name, tensor in sparse.items():
+        torch.testing.assert_close(tensor, dense[name], atol=1e-3, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+    assert trainers[0].history.keys() == trainers[1].history.keys()
+    for name, column in trainers[0].history.items():
+        assert column == pytest.approx(trainers[1].history[name], rel=1e-3, abs=1e-4), name
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_a_step_that_is_refused_does_not_count(rows: Tensor, sparse: bool) -> None:
+    trainer = _trainer(rows, sparse=sparse)
+    trainer.train_batch(rows[:10])
+    tensors, values = trainer.state()
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    bad = rows[10:20].clone()
+    bad[3, 1] = torch.nan
+    bad[7] = torch.inf
+    with pytest.raises(InputError, match=r"step 1: 2 of 10 rows of the batch hold NaN or Inf \(rows 3, 7 of it\)"):
+        trainer.train_batch(bad)
+    with pytest.raises(InputError, match=r"step 1: the loss is no longer finite \(reconstruction inf.*learning_rate"):
+        trainer.train_batch(1e25 * rows[10:20])
+    after = trainer.state()
+    assert after[1] == values
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after[0].items())
+    trainer.train_batch(rows[10:20])
+    assert trainer.step == 2
+
+
+def test_dead_latents_start_anew_when_told_and_adam_forgets_them(rows: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    sae = _prepared(ReLU(d_sae=16, resample=0.25), rows)
+    trainer = _trainer(rows, sae, total=20, dead_window=0.1)  # after steps 5, 10 and 15, of 2 steps without firing
+    resample, step, found, forgotten = sae.resample, trainer._adam.step, {}, []
+
+    def watched(at: Step, batch: Tensor) -> Tensor | None:
+        if at.index == 9:
+            sae.b_enc.data[[2, 11]] = -1000.0  # too late to count as dead
+        if (anew := resample(at, batch)) is not None:
+            found[at.index] = anew.tolist()
+        return anew
+
+    def look(rate: float) -> None:
+        if trainer.step in found:
+            latents = found[trainer.step]
+            moments = trainer._adam.state()
+            forgotten.append(not any(moments[f"b_enc.{kind}"][latents].any() for kind in ("first", "second")))
+            assert moments["b_enc.second"].any()
+        step(rate)
+
+    monkeypatch.setattr(sae, "resample", watched)
+    monkeypatch.setattr(trainer._adam, "step", look)
+    for index in range(20):
+        if index == 2:
+            sae.b_enc.data[[3, 7]] = -1000.0
+        trainer.train_batch(rows[:50])
+        if index == 5:
+            assert not trainer._dead()[[3, 7]].any()  # they have their time to fire
+    assert {index: set(latents) & {2, 3, 7, 11} for index, latents in found.items()} == {5: {3, 7}, 15: {2, 11}}
+    assert all(forgotten)
+
+
+class StoppedError(Exception):
+    """Stands for the kill."""
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TopK(d_sae=64, k=1, resample=0.2),
+        BatchTopK(d_sae=64, k=1, resample=0.2, aux=0.0),
+        JumpReLU(d_sae=64, target=1.0, resample=0.2),
+    ],
+    ids=lambda config: config.kind,
+)
+def test_a_run_that_starts_latents_anew_is_taken_up_with_the_same_bits(
+    rows: Tensor, tmp_path: Path, config: SAEConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, always = Training(steps=40, batch_size=32, dead_window=0.0), Runtime(checkpoint_seconds=0.0, device="cpu")
+    train_batch, started_anew, stop = Trainer.train_batch, [], [-1]
+
+    def stopping(self: Trainer, batch: Tensor) -> None:
+        if self.step == stop[0]:
+            raise StoppedError
+        resample = self.dictionary.resample
+
+        def noted(step: Step, rows: Tensor) -> Tensor | None:
+            if (anew := resample(step, rows)) is not None:
+                started_anew.append(step.index)
+            return anew
+
+        with monkeypatch.context() as patch:
+            patch.setattr(self.dictionary, "resample", noted)
+            train_batch(self, batch)
+
+    monkeypatch.setattr(Trainer, "train_batch", stopping)
+    train(rows, config, training, out=tmp_path / "whole" / "a", runtime=always)
+    assert started_anew == [8, 16, 24, 32]
+    for stop[0] in (8, 9, 24):  # just before a start, just after, and before another
+        with pytest.raises(StoppedError):
+            train(rows, config, training, out=tmp_path / "b" / "a", runtime=always)
+    stop[0] = -1
+    train(rows, config, training, out=tmp_path / "b" / "a", runtime=always)
+    assert started_anew == [8, 16, 24, 32] * 2
+    for name in (WEIGHTS, HISTORY):
+        assert (tmp_path / "b" / "a" / name).read_bytes() == (tmp_path / "whole" / "a" / name).read_bytes()

@@ -134,7 +134,8 @@ def carried_over(old: Any, new: Any) -> Any:
     """A component with what it shares with the one it replaces."""
     if not dataclasses.is_dataclass(old) or type(old) is type(new):
         return new
-    shared = {f.name for f in dataclasses.fields(old)} & {f.name for f in dataclasses.fields(new)}
+    changed = {f.name for f in dataclasses.fields(old) if getattr(old, f.name) != f.default}  # not its kind's default
+    shared = changed & {f.name for f in dataclasses.fields(new)}
     return _with(new, **{name: getattr(old, name) for name in shared})
 
 

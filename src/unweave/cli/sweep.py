@@ -195,7 +195,8 @@ def settings_table(found: Sweep) -> Table:
             f"{setting.mean(DEAD):.0f}",
             *beside,
         )
-    table.caption = "explained: share of the variance of held-out rows, mean ± standard deviation over seeds"
+    table.caption = f"explained: share of the variance of {found.judged_on}; ±: standard deviation over seeds"
+    table.caption_justify = "left"
     return table
 
 

@@ -22,7 +22,7 @@ from unweave.dictionaries.starts import geometric_median
 from unweave.dictionaries.topk import TopK, TopKSAE
 from unweave.store.rows import RowSource
 
-_CLUSTERED_ROWS = 65_536
+_ROWS_A_CLUSTER = 16
 _CLUSTER_ITERATIONS = 20
 _GAIN_ROWS = 8192
 _ROUNDS = 64
@@ -48,14 +48,18 @@ class Archetypal(TopK):
     n_points: int = 1024
     "points of which latents are made; where there are fewer rows, they repeat"
     points: Literal["rows", "kmeans"] = "rows"
-    "what the points are: rows drawn from the data, or the centres of clusters of 65,536 of them (slow at the start)"
+    "what the points are: rows drawn from the data, or the centres of clusters of 16 times as many (the start is slow)"
     points_seed: int = 0
     "decides which points there are, whatever the seed of the training"
-    delta: float = 1.0
+    delta: float = 0.1
     "how far a latent may lie from the points' hull, in units of the points' length; 0: archetypal without relaxation"
     init: Literal["tied", "data", "kaiming", "torch"] = "tied"
     "start of the encoder: the decoder's transpose, scaled to reconstruct best (tied, data), or uniform within \
 √(6/fan_in) (kaiming) or 1/√fan_in (torch); decoder rows start between two random points each"
+    decoder_norm: Literal["unit", "free"] = "unit"
+    "length of decoder rows: 1, or what the points give"
+    decoder_rate: float = 1.0
+    "here 1: decoder rows are made of points and have no learning rate of their own"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,8 +67,15 @@ class Archetypal(TopK):
             raise InputError(f"n_points must be at least 1, got {self.n_points}")
         if not 0 <= self.delta < float("inf"):
             raise InputError(f"delta must be at least 0, got {self.delta}")
+        if self.decoder_rate != 1:
+            raise InputError(f"archetypal has one learning rate, so decoder_rate must be 1, got {self.decoder_rate}")
         if self.resample is not None:
             raise InputError("archetypal makes its latents of points and cannot resample them; use aux to revive them")
+
+    @classmethod
+    def example(cls) -> "Archetypal":
+        """A small one that conformance tests take."""
+        return cls(d_sae=32, k=3, n_points=96)
 
     def build(self, d_in: int) -> "ArchetypalSAE":
         """An untrained dictionary for rows of width d_in."""
@@ -74,8 +85,8 @@ class Archetypal(TopK):
 class ArchetypalSAE(TopKSAE):
     """TopK with W_dec = A C + Λ, its rows brought to length 1 unless they are free.
 
-    Learned are A (`mix`) and Λ (`shift`); C (`points`) is a buffer. While it trains, W_dec is made of them wherever it is
-    asked for; in inference it is a buffer too, so that a saved dictionary reads like any other.
+    Learned are A (`mix`) and Λ (`shift`); C (`points`) is a buffer. While it trains, W_dec is made of them wherever it
+    is asked for; in inference it is a buffer too, so that a saved dictionary reads like any other.
     """
 
     config: Archetypal
@@ -95,12 +106,15 @@ class ArchetypalSAE(TopKSAE):
         """The decoder: what `points`, `mix` and `shift` make, or in inference what they made."""
         if self._held:
             return self._held[0]
-        return self.compose() if self.training else self._buffers["W_dec"]
+        return self.compose() if self.training else self._made()
 
     def compose(self) -> Float[Tensor, "d_sae d_in"]:
         """A C + Λ, of length 1 unless free."""
         made = torch.addmm(self.shift, self.mix, self.points)
-        return normalize(made, dim=1) if self.config.decoder_norm == "unit" else made
+        if self.config.decoder_norm == "free":
+            return made
+        # In one dimension a length of 1 leaves nothing to learn, and the rounding of a division would pass for a slope.
+        return made.sign() if self.d_in == 1 else normalize(made, dim=1)
 
     @torch.no_grad()
     def prepare(self, rows: RowSource, generator: torch.Generator) -> None:
@@ -128,7 +142,7 @@ class ArchetypalSAE(TopKSAE):
     def _choose_points(self, rows: RowSource) -> Float[Tensor, "n_points d_in"]:
         wanted, generator = self.config.n_points, torch_generator(self.config.points_seed, "points")
         clustered = self.config.points == "kmeans"
-        sample = sample_rows(rows, max(wanted, _CLUSTERED_ROWS) if clustered else wanted, generator)
+        sample = sample_rows(rows, wanted * (_ROWS_A_CLUSTER if clustered else 1), generator)
         seen = sample.double() - self.b_dec.cpu().double()
         length = float(seen.square().sum(1).mean()) ** 0.5
         seen = (seen / (length or 1.0)).float()
@@ -163,21 +177,26 @@ class ArchetypalSAE(TopKSAE):
 
     @torch.no_grad()
     def after_step(self, step: Step) -> None:
-        """Bring A and Λ back to what is allowed."""
+        """Bring A and Λ back to what is allowed; what was made of them before counts no more."""
         self.mix.copy_(nearest_in_simplex(self.mix))
         length = self.shift.norm(dim=1, keepdim=True)
         self.shift.mul_((self.config.delta / length.clamp_min(torch.finfo(length.dtype).tiny)).clamp_max(1.0))
+        self._made().zero_()
 
     def train(self, mode: bool = True) -> "ArchetypalSAE":
         """Between training and inference: W_dec is forgotten, or made once and kept."""
-        kept = self._buffers["W_dec"]
-        assert kept is not None
         if mode:
-            kept.zero_()
-        elif self.training and not kept.any():
-            kept.copy_(self.compose().detach())
+            self._made().zero_()
+        elif not self._made().any():
+            self._made().copy_(self.compose().detach())
         super().train(mode)
         return self
+
+    def _made(self) -> Tensor:
+        """The buffer behind W_dec: zero until it is made."""
+        made = self._buffers["W_dec"]
+        assert made is not None
+        return made
 
     @contextmanager
     def _holding(self, decoder: Tensor) -> Iterator[None]:

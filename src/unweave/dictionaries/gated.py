@@ -24,11 +24,12 @@ class Gated(PenalisedConfig):
 
     Rajamanoharan et al. (2024), "Improving dictionary learning with gated sparse autoencoders",
     https://arxiv.org/abs/2404.16014. With the gate π = (x − b_dec) W_enc + b_enc,
-    f = [π > 0]·relu(exp(r_mag)·π + b_mag) and loss = ‖x − x̂‖² + l1·Σ_j relu(π_j) + ‖x − x̂(relu(π))‖², the last through a decoder that it does not train. The
-    L1 penalty shrinks the gate only. The paper adds the gate's bias to the gate alone; here the magnitude has it
-    too, which b_mag takes up: the functions are the same.
+    f = [π > 0]·relu(exp(r_mag)·π + b_mag) and loss = ‖x − x̂‖² + l1·Σ_j relu(π_j) + ‖x − x̂(relu(π))‖², the last through
+    a decoder that it does not train. The L1 penalty shrinks the gate only. The paper adds the gate's bias to the gate
+    alone; here the magnitude has it too, which b_mag takes up: the functions are the same.
     """
 
+    sparsity: ClassVar[tuple[str, tuple[float, ...]]] = ("l1", (4.0, 2.0, 1.0))
     l1: float = 1.0
     "weight of the penalty on the gate; the default suits rows scaled to variance 1 a dimension, as training scales \
 them"
@@ -37,6 +38,11 @@ them"
         super().__post_init__()
         if not self.l1 >= 0:
             raise InputError(f"l1 must be at least 0, got {self.l1}")
+
+    @classmethod
+    def example(cls) -> "Gated":
+        """Small, and as sparse as the conformance suite's rows."""
+        return cls(d_sae=32, l1=2.0)
 
     def build(self, d_in: int) -> "GatedSAE":
         """An untrained dictionary for rows of width d_in."""
@@ -47,6 +53,7 @@ class GatedSAE(SAE):
     """f = [π > 0]·relu(exp(r_mag)·π + b_mag) for π = (x − b_dec) W_enc + b_enc."""
 
     scaled_start: ClassVar[bool] = True
+    straight_through: ClassVar[frozenset[str]] = frozenset({"W_dec", "b_dec"})  # the gate's part holds them fixed
     config: Gated
 
     def __init__(self, config: Gated, d_in: int) -> None:

@@ -83,8 +83,8 @@ class GELUSAE(SAE):
     def prepare(self, rows: RowSource, generator: torch.Generator) -> None:
         """Set the bend, then the starting weights."""
         moments = rows.moments()
-        square = moments.variance or moments.mean_square_norm or 1.0
-        self.bend.fill_(self.config.bend * ((square / rows.d_in) ** 0.5 if self.config.bend_unit == "rms" else 1.0))
+        length = ((moments.variance or moments.mean_square_norm) / rows.d_in) ** 0.5 or 1.0
+        self.bend.fill_(self.config.bend * (length if self.config.bend_unit == "rms" else 1.0))
         super().prepare(rows, generator)
 
     def activation(self, pre: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_sae"]:
@@ -131,8 +131,8 @@ class GELUSAE(SAE):
 def squared_covariances(codes: Float[Tensor, "b d_sae"]) -> Float[Tensor, ""]:
     """Σ_{i≠j} cov(f_i, f_j)² over a batch, with covariances divided by its b rows.
 
-    The sum over all pairs is the squared Frobenius norm of Cᵀ C / b for centred codes C, and so of C Cᵀ / b: the smaller
-    of the two is made.
+    The sum over all pairs is the squared Frobenius norm of Cᵀ C / b for centred codes C, and so of C Cᵀ / b: the
+    smaller of the two is made.
     """
     centred = codes - codes.mean(0)
     products = centred @ centred.T if codes.shape[0] < codes.shape[1] else centred.T @ centred

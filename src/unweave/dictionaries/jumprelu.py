@@ -35,6 +35,7 @@ class JumpReLU(PenalisedConfig):
 
     aux: float = 1.0
     "weight of the auxiliary loss that revives dead latents (AuxK); 0 switches it off"
+    sparsity: ClassVar[tuple[str, tuple[float, ...]]] = ("target", (1.5, 3.0, 6.0))
     l0: float = 10.0
     "weight of the penalty; the default suits rows scaled to variance 1 a dimension, as training scales them"
     target: float | None = 32.0
@@ -50,6 +51,11 @@ class JumpReLU(PenalisedConfig):
             raise InputError(f"target must lie above 0 and not above d_sae ({self.d_sae}), got {self.target}")
         if not 0 < self.bandwidth < float("inf"):
             raise InputError(f"bandwidth must be above 0, got {self.bandwidth}")
+
+    @classmethod
+    def example(cls) -> "JumpReLU":
+        """Small, and as sparse as the conformance suite's rows."""
+        return cls(d_sae=32, target=3.0)
 
     def build(self, d_in: int) -> "JumpReLUSAE":
         """An untrained dictionary for rows of width d_in."""

@@ -60,8 +60,8 @@ class MatchingPursuit(DictionaryConfig):
 class MatchingPursuitSAE(Dictionary):
     """f = matching pursuit of x − b_dec in W_dec [d_sae, d_in], whose rows have length 1; x̂ = f W_dec + b_dec.
 
-    The gradient is that of the loss with the latents that were chosen held fixed: the amounts follow the dictionary, the
-    choices do not. It is exact wherever a small step changes no choice.
+    The gradient is that of the loss with the latents that were chosen held fixed: the amounts follow the dictionary,
+    the choices do not. It is exact wherever a small step changes no choice.
     """
 
     config: MatchingPursuit

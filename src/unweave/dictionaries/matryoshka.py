@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -51,6 +52,7 @@ class Matryoshka(LargestConfig):
 class MatryoshkaSAE(BatchTopKSAE):
     """f as BatchTopK's; x̂_m = the first m entries of f, through W_dec, + b_dec."""
 
+    planted_bound: ClassVar[float] = 0.8  # early latents stand for several directions at once
     config: Matryoshka
 
     def reconstruction_loss(self, batch: Float[Tensor, "b d_in"], forward: Forward) -> Float[Tensor, ""]:

@@ -28,6 +28,7 @@ class ReLU(PenalisedConfig):
     the effective weight l1 × batch size: some published notebooks do, and their numbers can only be met that way.
     """
 
+    sparsity: ClassVar[tuple[str, tuple[float, ...]]] = ("l1", (3.0, 1.0, 0.3))
     l1: float = 1.0
     "weight of the penalty; the default suits rows scaled to variance 1 a dimension, as training scales them"
     l1_reduction: Literal["mean", "sum"] = "mean"

@@ -31,6 +31,7 @@ class ReLUKL(PenalisedConfig):
     notebooks do: there a latent whose mean exceeds 1 gets no gradient from the penalty.
     """
 
+    sparsity: ClassVar[tuple[str, tuple[float, ...]]] = ("kl", (10.0, 3.0, 1.0))
     rho: float = 0.01
     "target mean activity of a latent, between 0 and 1; small is sparse"
     kl: float = 3.0

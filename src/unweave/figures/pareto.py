@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -13,10 +14,11 @@ from unweave.figures.style import ACCENT, CONDITIONS, FAINT, INK, QUIET, house_s
 
 # Told apart with any colour vision, and from the controls' colours; the first dictionary is always the accent.
 _COLOURS = (ACCENT, "#b8408f", "#8a6d00", "#5b3fb8", "#0f7c8c", "#a02c2c", INK)
-_STYLES = ("-", (0, (5, 1.5)), (0, (1, 1)), "-.")
+_STYLES = ("-", "--", "-.")
 _TICKS = (-1.0, 0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999)
 _HIGHEST = 1 - 1e-6
 _MOST_LABELS = 24
+_CLOSEST_TICKS = 0.045
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,23 +63,34 @@ def pareto(curves: Mapping[str, Curve], controls: Mapping[str, Curve], *, rows: 
         beside, handles = [], []
         labelled = sum(len(curve.labels) for curve in curves.values()) <= _MOST_LABELS
         for name, curve in controls.items():
-            colour = CONDITIONS.get(name, QUIET)
-            beside.append(_line(left, curve.l0, _nines(curve.explained), colour, (0, (2, 1.5)), name, width=1.2))
+            beside.append(_line(left, curve.l0, curve.explained, CONDITIONS.get(name, QUIET), ":", name, width=1.2))
         for number, (name, curve) in enumerate(curves.items()):
             colour, style = _COLOURS[number % len(_COLOURS)], _STYLES[number // len(_COLOURS) % len(_STYLES)]
-            handles.append(_line(left, curve.l0, _nines(curve.explained), colour, style, name))
+            handles.append(_line(left, curve.l0, curve.explained, colour, style, name))
             _line(right, curve.l0, 100 * curve.dead, colour, style, name)
             if labelled:
                 _label(left, curve, colour, above=number % 2 == 0)
-        _finish(left, right, [*curves.values(), *controls.values()], rows)
+        _finish(left, right, list(curves.values()), list(controls.values()), rows)
         figure.legend(handles=[*handles, *beside], loc="outside lower center", ncols=min(len(handles) + len(beside), 5))
     return figure
 
 
-def _nines(explained: Float[np.ndarray, "settings seeds"]) -> Float[np.ndarray, "settings seeds"]:
-    """Explained variance as −log₁₀ of what is missed."""
-    missed: Float[np.ndarray, "settings seeds"] = 1 - np.minimum(explained, _HIGHEST)
-    return -1 * np.log10(missed)
+def _nines(explained: Float[np.ndarray, "*points"]) -> Float[np.ndarray, "*points"]:
+    """Explained variance as −log₁₀ of what is missed; all of it has a place at the far end."""
+    nines: Float[np.ndarray, "*points"] = -np.log10(1 - np.minimum(explained, _HIGHEST))
+    return nines
+
+
+def _explained(nines: Float[np.ndarray, "*points"]) -> Float[np.ndarray, "*points"]:
+    """Back."""
+    explained: Float[np.ndarray, "*points"] = 1 - 10.0**-nines
+    return explained
+
+
+def _means(values: Float[np.ndarray, "settings seeds"]) -> Float[np.ndarray, " settings"]:
+    """Over the seeds that were measured."""
+    seen = ~np.isnan(values)
+    return np.where(seen.any(1), np.where(seen, values, 0.0).sum(1) / np.maximum(seen.sum(1), 1), np.nan)
 
 
 def _line(
@@ -85,7 +98,7 @@ def _line(
     x: Float[np.ndarray, "settings seeds"],
     y: Float[np.ndarray, "settings seeds"],
     colour: str,
-    style: object,
+    style: str,
     name: str,
     *,
     width: float = 1.8,
@@ -93,47 +106,49 @@ def _line(
     """A dot for each seed, and a line through the means of the settings."""
     if x.shape[1] > 1:
         axis.plot(x.ravel(), y.ravel(), "o", ms=3.4, mew=0.5, mec="white", color=colour, alpha=0.8, zorder=4)
-    with np.errstate(all="ignore"):
-        count = np.maximum((~np.isnan(x)).sum(1), 1)
-        middle = np.nansum(x, 1) / count, np.where(np.isnan(y).all(1), np.nan, np.nansum(y, 1) / count)
-    (line,) = axis.plot(*middle, color=colour, ls=style, lw=width, marker="o", ms=2 + 1.6 * width, mew=0, label=name)
+    look: dict[str, Any] = {"color": colour, "ls": style, "lw": width, "marker": "o", "ms": 2 + 1.6 * width, "mew": 0}
+    (line,) = axis.plot(_means(x), _means(y), label=name, **look)
     return line
 
 
 def _label(axis: Axes, curve: Curve, colour: str, *, above: bool) -> None:
     """Words beside each setting: above its line or below, by turns, so that those of two close lines can be read."""
-    side = 1 if above else -1
-    for place, label in enumerate(curve.labels):
-        at = float(np.nanmean(curve.l0[place])), float(np.nanmean(_nines(curve.explained[place][None])))
-        axis.annotate(
-            label,
-            at,
-            xytext=(-5 * side, 5 * side),
-            textcoords="offset points",
-            ha="right" if above else "left",
-            va="bottom" if above else "top",
-            size=7.5,
-            color=colour,
-            parse_math=False,
-        )
+    place: dict[str, Any] = {"xytext": (5, -5), "ha": "left", "va": "top"}
+    if above:
+        place = {"xytext": (-5, 5), "ha": "right", "va": "bottom"}
+    for x, y, label in zip(_means(curve.l0), _means(curve.explained), curve.labels, strict=False):
+        axis.annotate(label, (x, y), textcoords="offset points", size=7.5, color=colour, parse_math=False, **place)
 
 
-def _finish(left: Axes, right: Axes, curves: Sequence[Curve], rows: str) -> None:
-    explained = np.concatenate([curve.explained.ravel() for curve in curves])
-    l0 = np.concatenate([curve.l0.ravel() for curve in curves])
-    nines = _nines(explained[None])
-    low, high = float(np.nanmin(nines)), float(np.nanmax(nines))
-    pad = 0.06 * max(high - low, 0.2)
-    ticks = [tick for tick in _TICKS if low - pad <= -np.log10(1 - tick) <= high + 2 * pad]
-    left.set_yticks([float(-np.log10(1 - tick)) for tick in ticks], [f"{100 * tick:g} %" for tick in ticks])
-    left.set_ylim(low - pad, high + 2 * pad)
+def _finish(left: Axes, right: Axes, curves: Sequence[Curve], controls: Sequence[Curve], rows: str) -> None:
+    low, high = _range(curves, controls)
+    shown, last_at = [], -np.inf
+    for tick, at in zip(_TICKS, _nines(np.array(_TICKS)).tolist(), strict=True):
+        if low <= at <= high and at - last_at > _CLOSEST_TICKS * (high - low):
+            shown.append(tick)
+            last_at = at
+    left.set_yscale("function", functions=(_nines, _explained))
+    left.set_ylim(*_explained(np.array([low, high])))
+    left.set_yticks(shown, [f"{100 * tick:g} %" for tick in shown])
     left.set(title=f"Explained variance of {rows}", xlabel="L0: active latents a row")
     right.set(title="Dead latents", xlabel="L0: active latents a row", ylabel="% that never fire")
-    right.set_ylim(0, max(1.0, 1.08 * right.get_ylim()[1]))
-    whole = sorted({2.0**p for p in range(-3, 16) if 0.7 * np.nanmin(l0) <= 2.0**p <= 1.4 * np.nanmax(l0)})
+    right.set_ylim(0, max(1.0, 1.08 * float(np.nanmax([100 * np.nanmax(curve.dead) for curve in curves]))))
+    l0 = np.concatenate([curve.l0.ravel() for curve in [*curves, *controls]])
+    first, last = max(float(np.nanmin(l0)), 1e-3), max(float(np.nanmax(l0)), 2e-3)
+    whole = [2.0**power for power in range(-3, 20) if 0.75 * first <= 2.0**power <= 1.25 * last]
     for axis in (left, right):
         axis.set_xscale("log", base=2)
-        axis.set_xlim(0.72 * max(float(np.nanmin(l0)), 1e-3), 1.25 * max(float(np.nanmax(l0)), 2e-3))
+        axis.set_xlim(0.75 * first, 1.25 * last)
         if len(whole) > 1:
             axis.set_xticks(whole, [f"{at:g}" for at in whole])
         axis.grid(color=FAINT)
+
+
+def _range(curves: Sequence[Curve], controls: Sequence[Curve]) -> tuple[float, float]:
+    """What to show of the scale: everything but what lies far above the best dictionary, and would shrink the rest."""
+    ours = _nines(np.concatenate([curve.explained.ravel() for curve in curves]))
+    beside = _nines(np.concatenate([curve.explained.ravel() for curve in controls])) if controls else ours
+    low = float(np.nanmin([np.nanmin(ours), np.nanmin(beside)]))
+    best = float(np.nanmax(ours))
+    reach = max(best - low, 0.2)
+    return low - 0.06 * reach, min(best + 0.45 * reach, max(best, float(np.nanmax(beside))) + 0.12 * reach)

@@ -187,7 +187,7 @@ def measure_controls(
         runtime: device and the like.
     """
     widths: dict[int, int] = {}
-    for setting in Sweep(points, [], "").settings:
+    for setting in Sweep(list(points), [], "").settings:
         if setting.points:
             level = max(1, round(setting.mean(L0)))
             widths[level] = max(widths.get(level, 0), round(setting.mean(WIDTH)))

@@ -111,7 +111,11 @@ def findings(found: Sweep) -> list[str]:
     ]
     below = [s for s in settings if any(v >= s.mean(EXPLAINED) for v in s.beside.values())]
     if below:
-        which = _listed([s.label for s in below]) if len(below) <= _MOST_NAMED else f"{len(below)} of {len(settings)}"
+        which = (
+            _listed([s.label for s in below])
+            if len(below) <= _MOST_NAMED
+            else f"{len(below)} of {len(settings)} settings"
+        )
         verb = "explains" if len(below) == 1 else "explain"
         said.append(f"{which} {verb} no more than the best of the controls at the same L0.")
     said.append(_seeds(settings))
@@ -141,7 +145,7 @@ def _seeds(settings: Sequence[Setting]) -> str:
 
 def _percent(setting: Setting) -> str:
     deviation = setting.deviation(EXPLAINED)
-    spread = "" if deviation is None else f" (± {100 * deviation:.2g} over {len(setting.points)} seeds)"
+    spread = "" if deviation is None else f" (± {100 * deviation:.2f} over {len(setting.points)} seeds)"
     return f"{100 * setting.mean(EXPLAINED):.2f} %{spread}"
 
 

@@ -16,8 +16,9 @@ from unweave.store.artifact import read_json
 
 _CAPTION = (
     "Active latents a row against explained variance (up and left is better), and against the share of latents that "
-    "never fire. A small dot is one dictionary; a line runs through the means over seeds. Dashed: controls that keep "
-    "as many active latents a row. The left scale is logarithmic in what is missed."
+    "never fire. A small dot is one dictionary; a line runs through the means over seeds. Dotted: controls that keep "
+    "as many active latents a row; one that leaves the figure at its top explains more than any dictionary. The left "
+    "scale is logarithmic in what is missed."
 )
 
 

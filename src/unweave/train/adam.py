@@ -60,10 +60,10 @@ class Adam:
     def forget(self, latents: Int64[Tensor, " latents"]) -> None:
         """Set the moments of latents to zero."""
         for name, moments in self._moments.items():
-            for axis, size in enumerate(self._parameters[name].shape):
-                if size == self._d_sae:
-                    for moment in moments:
-                        moment.index_fill_(axis, latents, 0.0)
+            axis = 1 if name == "W_enc" else 0
+            if name != "b_dec" and moments[0].shape[axis] == self._d_sae:  # what belongs to latents
+                for moment in moments:
+                    moment.index_fill_(axis, latents, 0.0)
 
     def state(self) -> dict[str, Tensor]:
         """The moments, by name."""

@@ -85,9 +85,8 @@ class Trainer:
             self._adam.forget(started_anew)
             self._last_fired[started_anew] = self.step
         losses = self._gradients(batch, step)
-        if batch.device.type == "cpu" and not math.isfinite(
-            losses.total.detach()
-        ):  # elsewhere asking would stop the queue
+        # Elsewhere than on a CPU asking would stop the queue.
+        if batch.device.type == "cpu" and not math.isfinite(losses.total.detach()):
             raise InputError(not_finite(self.step, batch, losses))
         dictionary.project_gradients()
         if self.training.clip_norm is not None:
@@ -184,5 +183,5 @@ def not_finite(step: int, batch: Float[Tensor, "b d_in"], losses: Losses) -> str
     if bad:
         some = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
         return f"step {step}: {len(bad)} of {len(batch)} rows of the batch hold NaN or Inf (rows {some} of it)"
-    parts = ", ".join(f"{name} {float(value):g}" for name, value in losses.parts.items())
+    parts = ", ".join(f"{name} {float(value.detach()):g}" for name, value in losses.parts.items())
     return f"step {step}: the loss is no longer finite ({parts}); try a lower learning_rate, or set clip_norm"

@@ -144,7 +144,7 @@ class TritonKernels(TorchKernels):
 
 
 def _block(size: int, most: int) -> int:
-    return max(16, min(most, triton.next_power_of_2(size)))
+    return int(max(16, min(most, triton.next_power_of_2(size))))
 
 
 def _entries(offsets: Tensor, count: int, *, padded: bool) -> Entries:

@@ -1,8 +1,8 @@
 """The compiled loops of the sparse step on a CPU (Numba).
 
 Each works on a range of rows or latents and holds no lock, so that a team of threads can share one step. What to keep
-is decided on the bits of float32, read as signed integers: among positive numbers the order is the same, negative ones stay
-below zero, NaN and Inf come out on top, so that they are selected, reach the loss and are seen there. Sums may be
+is decided on the bits of float32, read as signed integers: among positive numbers the order is the same, negative ones
+stay below zero, NaN and Inf come out on top, so that they are selected, reach the loss and are seen there. Sums may be
 reordered by the compiler, never skipped.
 """
 

@@ -1,8 +1,8 @@
 """The programs of the sparse step on a GPU (Triton).
 
 Pre-activations come as the encoder's product, without its bias, which is added where they are read. They are compared
-as keys: the bit patterns of float32 read as signed integers, whose order among positive numbers is the same; 0 stands for
-all that is not positive, and NaN comes out above Inf, so that it is selected, reaches the loss and is seen there.
+as keys: the bit patterns of float32 read as signed integers, whose order among positive numbers is the same; 0 stands
+for all that is not positive, and NaN comes out above Inf, so that it is selected, reaches the loss and is seen there.
 
 Nothing is added up with atomic operations: each sum has one order, and a result the same bits every time. Names in
 capitals are known when a program is compiled.
@@ -26,7 +26,7 @@ def _keys(pre, bias, columns, start, n, CHOSEN: tl.constexpr, BLOCK: tl.constexp
     value = tl.load(pre + latent, mask=there, other=0.0).to(tl.float32)
     value += tl.load(bias + place, mask=there, other=0.0)
     key = tl.maximum(value.to(tl.int32, bitcast=True), 0)
-    key = tl.where(value != value, _NAN, key)  # its sign bit may be set
+    key = tl.where(value != value, _NAN, key)  # noqa: PLR0124 - NaN, whose sign bit may be set
     return tl.where(there, key, -1), latent
 
 
@@ -126,13 +126,14 @@ def reach(pre, bias, least, counts, width, shift, DIGITS: tl.constexpr, BLOCK: t
 @triton.jit
 def narrow(counts, least, rows, most, shift, DIGITS: tl.constexpr, BLOCK: tl.constexpr):
     """Add to `least` the largest multiple d << shift that `most` keys of the batch still reach; one program."""
+    base = tl.load(least)
     digits = tl.arange(0, DIGITS)
     total = tl.zeros([BLOCK, DIGITS], tl.int64)
     for start in range(0, rows, BLOCK):
         row = start + tl.arange(0, BLOCK)
         total += tl.load(counts + row[:, None] * DIGITS + digits[None, :], mask=row[:, None] < rows, other=0)
     enough = (tl.sum(total, 0) >= most) & (digits > 0)
-    tl.store(least, tl.load(least) + (tl.sum(enough.to(tl.int32), 0) << shift))
+    tl.store(least, base + (tl.sum(enough.to(tl.int32), 0) << shift))
 
 
 @triton.jit
@@ -150,7 +151,8 @@ def collect(pre, bias, least, ties, offsets, latents, values, width, BLOCK: tl.c
     row = tl.program_id(0).to(tl.int64)
     at = tl.load(offsets + row)
     _collect(
-        pre + row * width, bias, pre, width, tl.load(least), tl.load(ties + row), latents + at, values + at, False, BLOCK
+        pre + row * width, bias, pre, width, tl.load(least), tl.load(ties + row), latents + at, values + at, False,
+        BLOCK,
     )  # fmt: skip
 
 
@@ -158,7 +160,7 @@ def collect(pre, bias, least, ties, offsets, latents, values, width, BLOCK: tl.c
 def _add_rows(
     total, table, index, weight, order, start, stop, column, width, SORTED: tl.constexpr, ENTRIES: tl.constexpr
 ):
-    """total[e % ENTRIES] += weight[e] table[index[e], column] for e from start to stop; where SORTED, of weight[order[e]].
+    """Add up: total[e % ENTRIES] += weight[e] table[index[e], column], start ≤ e < stop; SORTED: weight[order[e]].
 
     Several rows at a time, so that several loads are under way.
     """
@@ -178,7 +180,7 @@ def _add_rows(
 def residual(
     x, bias, offsets, latent, codes, decoder, out, squares, d_in, BLOCK: tl.constexpr, ENTRIES: tl.constexpr
 ):  # fmt: skip
-    """out = x − bias − Σ_e codes_e decoder_e, and the sum of its squares; a program for BLOCK columns of a row."""
+    """What is missed, out = x − bias − Σ_e codes_e decoder_e, and its squares; a program for BLOCK columns of a row."""
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     column = part * BLOCK + tl.arange(0, BLOCK)
