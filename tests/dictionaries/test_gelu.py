@@ -162,7 +162,10 @@ def test_the_decorrelation_penalty_decorrelates_and_does_not_make_sparse() -> No
 
 
 def test_the_mixtures_of_a_notebook() -> None:
-    """Two sources, mixed, in 20 latents (here of 1,000 rows instead of 3,000): weight · mean |f| over rows and latents is l1 with weight / 20."""
+    """Two sources, mixed, in 20 latents: weight · mean |f| over rows and latents is l1 with weight / 20.
+
+    Here of 1,000 rows instead of 3,000.
+    """
     t = torch.linspace(0, 14 * math.pi, 1000, dtype=torch.float64)
     sources = torch.stack([t.sin() + 1, (3 * t).sin().sign() + 1], 1)
     rows = (sources @ torch.tensor([[1, 0.4], [0.6, 1]], dtype=torch.float64)).float()

@@ -1,5 +1,6 @@
 """Matching pursuit: its choices, its amounts, and the way its gradient takes back."""
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_each_step_leaves_less(d_in: int, seed: int) -> None:
     for k in (1, 2, 4, 8, 16):
         sae, rows = _drawn(d_in, 16, k, seed)
         left.append((rows - sae(rows)).norm(dim=1))
-    for before, after in zip(left, left[1:], strict=False):
+    for before, after in itertools.pairwise(left):
         assert (after <= before + 1e-9).all()
 
 

@@ -154,7 +154,7 @@ def test_a_training_that_fails_is_told_in_the_table(rows: Tensor) -> None:
 
 def test_where_every_training_fails_there_is_no_sweep(rows: Tensor) -> None:
     bad = uw.Training(epochs=2, learning_rate=1e30, scale_inputs=False)
-    with pytest.raises(uw.InputError, match="k=2,seed=0 failed: .*no longer finite.*; so did the other 1"):
+    with pytest.raises(uw.InputError, match=r"k=2,seed=0 failed: .*no longer finite.*; so did the other 1"):
         uw.sweep(rows, TOPKS, bad)
 
 

@@ -184,7 +184,12 @@ def test_the_fastest_kernels_are_chosen():
 
 def test_torch_gets_its_threads_back():
     before = torch.get_num_threads()
-    with pytest.raises(RuntimeError, match="inside"), CompiledKernels(workers=2):
-        assert torch.get_num_threads() == 1
-        raise RuntimeError("inside")
+
+    def fail() -> None:
+        with CompiledKernels(workers=2):
+            assert torch.get_num_threads() == 1
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail()
     assert torch.get_num_threads() == before

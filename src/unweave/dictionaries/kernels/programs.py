@@ -247,7 +247,7 @@ def accumulate(
     starts, order, row, weight, rows, partial, out, stride_row, stride_column, d_in, chunk, scale,
     ADD: tl.constexpr, BLOCK: tl.constexpr, ENTRIES: tl.constexpr,
 ):  # fmt: skip
-    """out_j = scale · Σ weight_e rows_b over the entries of latent j, added where ADD; a program for BLOCK columns of j.
+    """Sum up: out_j = scale · Σ weight_e rows_b over a latent's entries, added where ADD; a program for BLOCK columns.
 
     Whole chunks of the sorted entries come summed up; before them and behind them less than a chunk each is left.
     """
