@@ -204,8 +204,6 @@ def test_levels_of_controls_are_bounded() -> None:
         ({"seeds": ()}, "seeds must be different numbers, at least one"),
         ({"seeds": (1, 1)}, "seeds must be different"),
         ({"test": torch.ones(4, 3)}, "width 3, those to train on 8"),
-        ({"rows": iter([torch.ones(4, 8)])}, "rows must be Activations or a tensor"),
-        ({"test": [torch.ones(4, 8)]}, "test must be Activations or a tensor"),
         ({"rows": torch.ones(4)}, r"rows must be a floating-point tensor \[n, d_in\]"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -213,3 +211,9 @@ def test_levels_of_controls_are_bounded() -> None:
 def test_bad_input_is_told(rows: Tensor, change: dict[str, Any], words: str) -> None:
     with pytest.raises(uw.InputError, match=words):
         uw.sweep(**{"rows": rows, "dictionaries": TOPKS, "training": SHORT, **change})
+
+
+@pytest.mark.parametrize("stream", [iter([torch.ones(4, 8)]), [torch.ones(4, 8)]], ids=["iterator", "list"])
+def test_rows_that_cannot_be_read_again_are_refused(stream: object) -> None:
+    with pytest.raises(uw.InputError, match="test must be Activations or a tensor"):
+        module._rows(stream, "test")

@@ -131,11 +131,12 @@ def _replaced(config: Any, name: str, new: Component) -> Any:
 
 
 def carried_over(old: Any, new: Any) -> Any:
-    """A component with what it shares with the one it replaces."""
+    """A component with what it shares with the one it replaces; a default of its own yields only to another's choice."""
     if not dataclasses.is_dataclass(old) or type(old) is type(new):
         return new
-    changed = {f.name for f in dataclasses.fields(old) if getattr(old, f.name) != f.default}  # not its kind's default
-    shared = changed & {f.name for f in dataclasses.fields(new)}
+    chosen = {f.name for f in dataclasses.fields(old) if getattr(old, f.name) != f.default}
+    fields = {f.name for f in dataclasses.fields(old)}
+    shared = {f.name for f in dataclasses.fields(new) if f.name in chosen or (f.name in fields and f.default is None)}
     return _with(new, **{name: getattr(old, name) for name in shared})
 
 

@@ -85,7 +85,7 @@ def sweep(
     return found
 
 
-def _rows(rows: RowSource | Tensor, name: str) -> RowSource:
+def _rows(rows: object, name: str) -> RowSource:
     if isinstance(rows, Tensor):
         return TensorRows(rows, name=name)
     if not isinstance(rows, RowSource):
