@@ -131,7 +131,7 @@ def _replaced(config: Any, name: str, new: Component) -> Any:
 
 
 def carried_over(old: Any, new: Any) -> Any:
-    """A component with what it shares with the one it replaces; a default of its own yields only to another's choice."""
+    """A component with what it shares with the one it replaces; its own defaults yield only to another's choice."""
     if not dataclasses.is_dataclass(old) or type(old) is type(new):
         return new
     chosen = {f.name for f in dataclasses.fields(old) if getattr(old, f.name) != f.default}
