@@ -51,7 +51,7 @@ def _library(side: str) -> str:
 
 def _step_times(axes: Axes, shipped: Sequence[dict[str, Any]], tuned: Sequence[dict[str, Any]]) -> None:
     """A line of dots for each case: filled as shipped, hollow tuned."""
-    axes.set_title("Step time, times that of Unweave in float32")
+    axes.set_title("Step time, times that of Unweave")
     if not shipped:
         axes.set_axis_off()
         return

@@ -8,13 +8,13 @@ from typing import Any
 import tyro
 
 from benchmarks.figure import draw
-from benchmarks.peers.protocol import OURS, OURS_HALF
+from benchmarks.peers.protocol import OURS, OURS_FULL
 
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 ROOT = Path(__file__).resolve().parent.parent
 Row = dict[str, Any]
 _HEADER = (
-    "| | Unweave | best peer as shipped | times | Unweave, bfloat16 | best peer tuned | times | over the floor |\n"
+    "| | Unweave | best peer as shipped | times | in float32 | best peer tuned | times | over the floor |\n"
     "| --- | --- | --- | --- | --- | --- | --- | --- |"
 )
 _NOTHING = "–"
@@ -79,8 +79,8 @@ def _steps(found: dict[str, Any]) -> Iterator[str]:
             what + f"{threads} thread{'s' if threads > 1 else ''}",
             f"{_number(rows[OURS]['ms']['median'])} ms",
             *_best_peer(rows, "times_unweave"),
-            f"{_number(beside[OURS_HALF]['ms']['median'])} ms" if beside else _NOTHING,
-            *_best_peer(beside, "times_bfloat16"),
+            _best_peer(rows, "times_float32")[1],
+            *_best_peer(beside, "times_unweave"),
             _over_the_floor(rows),
         )
 
@@ -99,7 +99,7 @@ def _cases(rows: Sequence[Row]) -> list[tuple[Any, ...]]:
 
 def _best_peer(rows: dict[str, Row], over: str) -> tuple[str, str]:
     """The fastest of the others, and how many times Unweave's time it takes: the median of ratios within rounds."""
-    peers = [row for name, row in rows.items() if name not in (OURS, OURS_HALF, *_FLOOR)]
+    peers = [row for name, row in rows.items() if name not in (OURS, OURS_FULL, *_FLOOR)]
     if not peers:
         return _NOTHING, _NOTHING
     best = min(peers, key=lambda row: row[over]["median"])
@@ -109,8 +109,8 @@ def _best_peer(rows: dict[str, Row], over: str) -> tuple[str, str]:
 
 
 def _over_the_floor(rows: dict[str, Row]) -> str:
-    """Unweave over the floor, each in float32, then each in bfloat16."""
-    pairs = (("floor", "times_unweave"), ("floor-bf16", "times_bfloat16"))
+    """Unweave over the floor, each with its product in bfloat16, then in float32."""
+    pairs = (("floor-bf16", "times_unweave"), ("floor", "times_float32"))
     return " / ".join(_number(1 / rows[name][over]["median"]) for name, over in pairs if name in rows) or _NOTHING
 
 
@@ -119,17 +119,28 @@ def _quality(found: dict[str, Any]) -> Iterator[str]:
     rows = [row for row in found.get("quality", {}).get("rows", []) if row["kind"] in ("topk", "batch-topk")]
     for case in dict.fromkeys((row["data"], row["k"], row["equal"]) for row in rows):
         here = [row for row in rows if (row["data"], row["k"], row["equal"]) == case]
-        cells = []
-        for of_ours, is_tuned in (("default", False), ("bfloat16", True)):
-            ours = _lowest(row for row in here if row["side"] == OURS and row["recipe"] == of_ours)
-            peer = _lowest(row for row in here if row["side"] != OURS and (row["recipe"] == "tuned") == is_tuned)
-            cells += [
-                _judged(ours) if ours else _NOTHING,
-                f"{peer['side']} {_judged(peer)}" if peer else _NOTHING,
-                _number(peer["fvu"] / ours["fvu"]) if peer and ours and ours["fvu"] else _NOTHING,
-            ]
+        ours, full = (
+            _lowest(row for row in here if row["side"] == OURS and row["recipe"] == recipe)
+            for recipe in ("default", "float32")
+        )
+        shipped, tuned = (
+            _lowest(row for row in here if row["side"] != OURS and (row["recipe"] == "tuned") == is_tuned)
+            for is_tuned in (False, True)
+        )
+        cells = [
+            _judged(ours) if ours else _NOTHING,
+            *_beside(shipped, ours),
+            _beside(shipped, full)[1],
+            *_beside(tuned, ours),
+        ]
         equal = f"{here[0]['steps']:,} steps" if case[2] == "steps" else "equal time"
         yield _line(f"quality, {case[0]}, k {case[1]}, {equal}", *cells, _NOTHING)
+
+
+def _beside(peer: Row | None, ours: Row | None) -> tuple[str, str]:
+    """A peer, and how many times Unweave's FVU it has."""
+    times = _number(peer["fvu"] / ours["fvu"]) if peer and ours and ours["fvu"] else _NOTHING
+    return f"{peer['side']} {_judged(peer)}" if peer else _NOTHING, times
 
 
 def _lowest(rows: Iterable[Row]) -> Row | None:

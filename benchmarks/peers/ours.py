@@ -15,14 +15,14 @@ from unweave.store.rows import TensorRows
 NAME = OURS
 DISTRIBUTION = "unweave"
 HAS_AMP = False
-# "bfloat16" is the default with the encoder's product, and nothing else, in bfloat16.
+# "float32" is the default with the encoder's product, and nothing else, in float32 instead of bfloat16.
 RECIPES: dict[Kind, tuple[str, ...]] = {
-    kind: ("default", "tuned", "bfloat16") for kind in KINDS if kind in DictionaryConfig.registry.members()
+    kind: ("default", "tuned", "float32") for kind in KINDS if kind in DictionaryConfig.registry.members()
 }
 _OPTIONS = {
     "default": {},
     "tuned": {"learning_rate": 3e-3},
-    "bfloat16": {"encoder_precision": "bfloat16"},
+    "float32": {"encoder_precision": "float32"},
 }
 
 

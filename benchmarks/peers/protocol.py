@@ -21,7 +21,7 @@ from torch import Tensor
 Kind = Literal["topk", "batch-topk", "relu", "jumprelu"]
 KINDS: tuple[Kind, ...] = ("topk", "batch-topk", "relu", "jumprelu")
 OURS = "unweave"
-OURS_HALF = "unweave (bfloat16)"
+OURS_FULL = "unweave (float32)"
 # Ours first: the others are compared with it.
 _MODULES = ("ours", "saelens", "overcomplete", "dictionary_learning", "sparsify")
 _QUIET = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}

@@ -67,12 +67,12 @@ def _steps(times: float) -> dict[str, object]:
             "side": side,
             "ms": {**spread, "median": ms},
             "times_unweave": over(2.0),
-            "times_bfloat16": over(1.0),
+            "times_float32": over(4.0),
             "l0": [32, 32],
         }
 
     peers = [row("unweave", 2.0), row("SAELens", 2 * times), row("sparsify", 3 * times)]
-    peers += [row("unweave (bfloat16)", 1.0), row("floor", 1.0), row("floor-bf16", 0.8)]
+    peers += [row("unweave (float32)", 4.0), row("floor", 1.0), row("floor-bf16", 0.8)]
     machine = {
         "cpu": "a processor",
         "cores": 2,
@@ -97,7 +97,7 @@ def test_the_table_names_the_best_peer_and_stands_between_its_markers(tmp_path: 
     assert text.startswith(f"before\n{table.BEGIN}\n")
     assert text.endswith(f"{table.END}\nafter\n")
     assert "old" not in text
-    assert "| 2 ms | SAELens, 20 ms | 10 (10–10) | 1 ms | SAELens, 10 ms | 10 (10–10) | 2 / 1.25 |" in text
+    assert "| 2 ms | SAELens, 20 ms | 10 (10–10) | 5 (5–5) | SAELens, 10 ms | 5 (5–5) | 2.5 / 4 |" in text
     assert (tmp_path / "images" / "performance.svg").is_file()
     table.write(results, page, tmp_path / "images")
     assert page.read_text() == text

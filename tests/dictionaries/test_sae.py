@@ -178,13 +178,7 @@ def test_short_and_long_rows_are_drawn_as_others(length: float) -> None:
     torch.testing.assert_close(sae.W_dec.data, torch.tensor([[0.0, 1.0]] * 4))
 
 
-_KEEPS_ITS_OWN = pytest.mark.xfail(strict=True, reason="resample leaves thresholds, r_mag and b_mag as they are")
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [TopK, ReLU, ReLUKL, pytest.param(JumpReLU, marks=_KEEPS_ITS_OWN), pytest.param(Gated, marks=_KEEPS_ITS_OWN)],
-)
+@pytest.mark.parametrize("kind", [TopK, ReLU, ReLUKL, JumpReLU, Gated])
 def test_a_latent_that_starts_anew_fires_on_its_row(kind: type[SAEConfig]) -> None:
     sae = kind(d_sae=40, resample=0.5).build(8)
     data = torch.randn(200, 8, generator=_generator())

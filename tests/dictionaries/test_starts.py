@@ -78,12 +78,7 @@ POINTS: dict[str, list[list[float]]] = {
 }
 
 
-_STUCK = pytest.mark.xfail(strict=True, reason="Weiszfeld's step cannot leave a row")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=_STUCK if name.startswith("the mean is a row") else []) for name in POINTS]
-)
+@pytest.mark.parametrize("name", POINTS)
 def test_the_median_of_special_points(name: str) -> None:
     _expect_median(torch.tensor(POINTS[name], dtype=torch.float32))
 

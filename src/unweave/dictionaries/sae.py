@@ -213,7 +213,8 @@ class SAE(Dictionary):
         """Start dead latents anew, where it is time.
 
         Rows of the batch are drawn with probability ∝ ‖x − x̂‖⁴. A latent's decoder row takes the direction of what is
-        missed there, its encoder column the same at a fifth of the mean length of those that live.
+        missed there, its encoder column the same at a fifth of the mean length of those that live; its biases and
+        thresholds become 0.
         """
         if self.config.resample is None or step.total is None or step.dead is None or not bool(step.dead.any()):
             return None
@@ -231,7 +232,9 @@ class SAE(Dictionary):
         lengths = self.W_enc.norm(dim=0)[~step.dead]
         self.W_dec[dead] = direction
         self.W_enc[:, dead] = direction.T * (0.2 * (lengths.mean() if len(lengths) else 1.0))
-        self.b_enc[dead] = 0.0
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 1 and name != "b_dec":  # biases, thresholds and the like
+                parameter[dead] = 0.0
         return dead
 
     @torch.no_grad()

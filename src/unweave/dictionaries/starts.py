@@ -57,7 +57,11 @@ def _data_directions(sae: "SAE", rows: RowSource, generator: torch.Generator) ->
 
 
 def geometric_median(rows: RowSource) -> Float[Tensor, " d_in"]:
-    """The point with the smallest sum of distances to the first 65,536 rows (Weiszfeld, 1937)."""
+    """The point with the smallest sum of distances to the first 65,536 rows.
+
+    Weiszfeld (1937); where a step comes upon a row, as Vardi & Zhang (2000, "The multivariate L1-median and associated
+    data depth"): it stays there if the others pull with less than the weight of that row, else it goes on.
+    """
     blocks, seen = [], 0
     for block in rows.blocks(8192):
         blocks.append(block.cpu().double())
@@ -68,8 +72,13 @@ def geometric_median(rows: RowSource) -> Float[Tensor, " d_in"]:
     median: Tensor = points.mean(0)
     spread = float((points - median).norm(dim=1).mean())
     for _ in range(_MEDIAN_STEPS):
-        weight = 1 / (points - median).norm(dim=1).clamp_min(1e-12 + 1e-9 * spread)
-        moved: Tensor = (points * weight[:, None]).sum(0) / weight.sum()
+        away = points - median
+        distance = away.norm(dim=1)
+        here = distance <= 1e-9 * spread
+        weight = torch.where(here, 0.0, 1 / distance)
+        pull = (away * weight[:, None]).sum(0)
+        held = (float(here.sum()) / float(pull.norm().clamp_min(1e-300))) if here.any() else 0.0
+        moved: Tensor = median + max(0.0, 1 - held) * pull / weight.sum().clamp_min(1e-300)
         if float((moved - median).norm()) <= 1e-7 * spread:
             return moved.float()
         median = moved

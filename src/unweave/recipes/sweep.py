@@ -175,6 +175,7 @@ def measure_controls(
     judged: RowSource,
     place: Place = lambda _: None,
     *,
+    seed: int = 0,
     runtime: Runtime | None = None,
 ) -> list[Control]:
     """Neurons, principal components and random directions with as many active latents as the dictionaries had.
@@ -184,6 +185,7 @@ def measure_controls(
         rows: to fit on.
         judged: to measure on.
         place: folder of a control by its name, "pca,k=4", where it leaves one.
+        seed: of the random directions.
         runtime: device and the like.
     """
     widths: dict[int, int] = {}
@@ -194,7 +196,7 @@ def measure_controls(
     wanted = [(name, k, one) for k in _spread(sorted(widths)) for name, one in controls(widths[k], k).items()]
 
     def fit(condition: str, k: int, config: DictionaryConfig) -> Control:
-        fitted = train(rows, config, out=place(f"{condition},k={k}"), runtime=runtime)
+        fitted = train(rows, config, seed=seed, out=place(f"{condition},k={k}"), runtime=runtime)
         return Control(condition=condition, k=k, metrics=measure(fitted, judged))
 
     found = side_by_side("Measuring controls", "controls", fit, wanted, runtime)

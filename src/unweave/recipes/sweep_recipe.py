@@ -90,7 +90,7 @@ def _sweep_layer(config: ClassifierStudy, grid: Sequence[Variant], seeds: Sequen
     for name, metrics in measured.items():
         run.record(metrics, condition=name)
     points = points_of(grid, seeds, trained, measured)
-    beside = measure_controls(points, layer.train_rows, layer.test_rows, place, runtime=run.runtime)
+    beside = measure_controls(points, layer.train_rows, layer.test_rows, place, seed=run.seed, runtime=run.runtime)
     for control in beside:
         run.place(f"sae@{control.condition},k={control.k}")
         run.record(control.metrics, condition=f"{control.condition},k={control.k}")

@@ -7,7 +7,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from unweave.dictionaries.base import Dictionary
-from unweave.dictionaries.kernels import Kernels
+from unweave.dictionaries.kernels import Kernels, Moving
 
 
 class Adam:
@@ -42,19 +42,12 @@ class Adam:
     def step(self, rate: float) -> None:
         """Move the parameters along their gradients."""
         self.steps += 1
-        for name, parameter in self._parameters.items():
-            if parameter.grad is None:
-                continue
-            weight, first, second = self._rows[name]
-            self._kernels.adam(
-                weight,
-                _rows(parameter.grad),
-                (first, second),
-                step=self.steps,
-                rate=rate * self._unit.get(name, 1.0),
-                betas=self._betas,
-                unit=name in self._unit,
-            )
+        moving = [
+            Moving(weight, _rows(gradient), first, second, rate * self._unit.get(name, 1.0), name in self._unit)
+            for name, (weight, first, second) in self._rows.items()
+            if (gradient := self._parameters[name].grad) is not None
+        ]
+        self._kernels.adam(moving, step=self.steps, betas=self._betas)
 
     @torch.no_grad()
     def forget(self, latents: Int64[Tensor, " latents"]) -> None:

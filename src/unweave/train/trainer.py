@@ -54,12 +54,13 @@ class Trainer:
         self._steps_per_epoch = steps_per_epoch
         self._scale = scale
         self._variance = variance * scale**2
-        device = dictionary.device
+        self._device = device = dictionary.device
         self._adam = Adam(dictionary, training.betas, kernels)
         self._log_every = max(1, (total or 0) // _LOG_POINTS) if total else 50
         self._window = max(1, round(training.dead_window * total)) if total else 1000
         self._last_fired = torch.zeros(dictionary.d_sae, dtype=torch.int64, device=device)
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor | float] = {}
+        self._waits = device.type == "cpu"  # elsewhere, to ask for a number would stop the queue
         self._exact = torch.float32 if device.type == "mps" else torch.float64  # Metal has no float64
         self._rate = 0.0
 
@@ -77,7 +78,7 @@ class Trainer:
             InputError: NaN or Inf in the batch, or the loss is no longer finite; the step does not count.
         """
         dictionary = self.dictionary
-        batch = batch.to(dictionary.device, non_blocking=True)
+        batch = batch.to(self._device, non_blocking=True)
         if self._scale != 1.0:
             batch = batch * self._scale
         step = Step(self.step, self.total, self._dead())
@@ -85,8 +86,7 @@ class Trainer:
             self._adam.forget(started_anew)
             self._last_fired[started_anew] = self.step
         losses = self._gradients(batch, step)
-        # Elsewhere than on a CPU asking would stop the queue.
-        if batch.device.type == "cpu" and not math.isfinite(losses.total.detach()):
+        if self._waits and not math.isfinite(sum(float(part.detach()) for part in losses.parts.values())):
             raise InputError(not_finite(self.step, batch, losses))
         dictionary.project_gradients()
         if self.training.clip_norm is not None:
@@ -120,10 +120,9 @@ class Trainer:
     def _note(self, losses: Losses) -> None:
         """Add one step to the interval's sums; this runs at every step, so it does little."""
         self._last_fired.masked_fill_(losses.fired > 0, self.step)
-        numbers = {name: value.detach() for name, value in losses.parts.items()}
-        numbers.update(l0=losses.fired.sum() / losses.rows, _error=losses.error)
-        for name, value in numbers.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value.to(self._exact)
+        for name, value in (*losses.parts.items(), ("l0", losses.fired.sum() / losses.rows), ("_error", losses.error)):
+            number = float(value.detach()) if self._waits else value.detach().to(self._exact)
+            self._sums[name] = self._sums.get(name, 0.0) + number
 
     def _log(self, rate: float) -> None:
         """Close an interval: the means of its steps become one row of the history."""
@@ -158,7 +157,7 @@ class Trainer:
         """Everything that the next step depends on: tensors, and plain values."""
         tensors = {f"dictionary.{name}": value for name, value in self.dictionary.state_dict().items()}
         tensors.update({f"adam.{name}": moment for name, moment in self._adam.state().items()})
-        tensors.update({f"sum.{name}": value for name, value in self._sums.items()})
+        tensors.update({f"sum.{name}": torch.as_tensor(value, dtype=self._exact) for name, value in self._sums.items()})
         tensors["last_fired"] = self._last_fired
         return tensors, {"step": self.step, "history": self.history, "sums": list(self._sums)}
 
@@ -171,8 +170,8 @@ class Trainer:
         self.dictionary.load_state_dict(below("dictionary."))
         self._adam.restore(below("adam."), int(values["step"]))
         sums = below("sum.")  # in the order of before: the columns of the history and the last bits of sums follow it
-        self._sums = {name: sums[name].to(self.dictionary.device) for name in values["sums"]}
-        self._last_fired = tensors["last_fired"].clone().to(self.dictionary.device)
+        self._sums = {n: float(sums[n]) if self._waits else sums[n].to(self._device) for n in values["sums"]}
+        self._last_fired = tensors["last_fired"].clone().to(self._device)
         self.step = int(values["step"])
         self.history = {name: list(column) for name, column in values["history"].items()}
 

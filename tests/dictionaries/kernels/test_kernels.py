@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unweave.dictionaries.kernels import Entries, Kernels, Revive, Rule
+from unweave.dictionaries.kernels import Entries, Kernels, Moving, Revive, Rule
 from unweave.dictionaries.kernels.base import choose_kernels
 from unweave.dictionaries.kernels.compiled import CompiledKernels
 from unweave.dictionaries.kernels.reference import TorchKernels
@@ -117,7 +117,8 @@ def test_adam_is_torchs_own(unit):
         weight, moments = start.clone(), (torch.zeros(37, 19), torch.zeros(37, 19))
         with kernels:
             for step, gradient in enumerate(gradients):
-                kernels.adam(weight, gradient.clone(), moments, step=step + 1, rate=1e-2, betas=(0.8, 0.9), unit=unit)
+                moving = Moving(weight, gradient.clone(), *moments, 1e-2, unit)
+                kernels.adam([moving], step=step + 1, betas=(0.8, 0.9))
         torch.testing.assert_close(weight, expected.data, rtol=1e-4, atol=1e-5)
 
 

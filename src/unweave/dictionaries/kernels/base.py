@@ -6,6 +6,7 @@ torch (`reference`) is the specification and runs everywhere; `compiled` and `fu
 
 import importlib.util
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import ClassVar, Literal
@@ -86,6 +87,28 @@ class Groups:
     row: Int[Tensor, " nnz"]
 
 
+@dataclass(frozen=True, eq=False)
+class Moving:
+    """A parameter on its way, as contiguous rows.
+
+    Attributes:
+        weight: its values.
+        gradient: of the loss; it may be written to.
+        first: Adam's mean of gradients.
+        second: Adam's mean of squared gradients.
+        rate: learning rate.
+        unit: whether rows of the weight have length 1: the gradient along them is removed first, and they are brought
+            back to length 1 after.
+    """
+
+    weight: Float[Tensor, "n m"]
+    gradient: Float[Tensor, "n m"]
+    first: Float[Tensor, "n m"]
+    second: Float[Tensor, "n m"]
+    rate: float
+    unit: bool
+
+
 class Kernels(ABC):
     """The operations. Use as a context: threads and buffers live as long as it.
 
@@ -153,22 +176,8 @@ class Kernels(ABC):
         """out_j = scale · Σ weight_e rows_b over the entries of each latent; added to what is there where `add`."""
 
     @abstractmethod
-    def adam(
-        self,
-        weight: Float[Tensor, "n m"],
-        gradient: Float[Tensor, "n m"],
-        moments: tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]],
-        *,
-        step: int,
-        rate: float,
-        betas: tuple[float, float],
-        unit: bool,
-    ) -> None:
-        """One step of Adam (Kingma & Ba, 2015; ε 1e-8), the `step`-th from 1 on.
-
-        With `unit`, rows of the weight have length 1: the gradient along them is removed first, and they are brought
-        back to length 1 after.
-        """
+    def adam(self, moving: Sequence[Moving], *, step: int, betas: tuple[float, float]) -> None:
+        """One step of Adam (Kingma & Ba, 2015; ε 1e-8), the `step`-th from 1 on."""
 
     def sums(self, groups: Groups, weight: Float[Tensor, " nnz"]) -> Float[Tensor, " d_sae"]:
         """Σ weight_e over the entries of each latent."""

@@ -4,6 +4,7 @@ Work is cut into pieces whose size depends on the shapes alone, so the result ha
 threads. Pre-activations exist for one piece at a time, small enough to stay in the cache.
 """
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import ClassVar
 
@@ -13,13 +14,14 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 from unweave.dictionaries.kernels import loops
-from unweave.dictionaries.kernels.base import EPSILON, Entries, Groups, Kernels, Precision, Revive, Rule
+from unweave.dictionaries.kernels.base import EPSILON, Entries, Groups, Kernels, Moving, Precision, Revive, Rule
 from unweave.dictionaries.kernels.team import Team
 
 _PIECE_BYTES = 8 << 20
 _PIECE_ROWS = 256
 _LATENT_WORK = 1 << 18
 _HAS_BFLOAT16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+_BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
 _Found = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -68,15 +70,18 @@ class CompiledKernels(Kernels):
                 x, weight = x.float(), weight.float()
         above = _key(rule.guess) if rule.in_batch is not None else 0
 
+        if revive is not None:
+            dead = revive.latents.to(torch.int32).numpy()
+            dead_bias = bias[revive.latents] if revive.shift is None else bias[revive.latents] + revive.shift
+
         def part(number: int, worker: int) -> tuple[_Found, _Found | None]:
-            pre = self._product(x[number * piece : (number + 1) * piece], weight, bias, worker)
-            found = self._select(pre, rule.per_row, above, worker)
+            product = self._product(x[number * piece : (number + 1) * piece], weight, worker)
+            found = self._select(product, bias, rule.per_row, above, worker)
             if revive is None:
                 return found, None
-            count, latent, key = self._select(revive.of(pre), revive.k, 0, worker)
+            count, latent, key = self._select(product[:, revive.latents], dead_bias, revive.k, 0, worker)
             return found, (count, dead[latent], key)
 
-        dead = np.zeros(0, np.int32) if revive is None else revive.latents.to(torch.int32).numpy()
         parts = self._team.each(-(-rows // piece), part)
         if above and sum(len(found[1]) for found, _ in parts) < min(rule.in_batch or 0, rows * d_sae):
             above = 0
@@ -99,31 +104,26 @@ class CompiledKernels(Kernels):
         self._team.each(-(-len(flat) // step), copy)
         return half.T
 
-    def _product(self, x: Tensor, weight: Tensor, bias: Tensor, worker: int) -> Tensor:
+    def _product(self, x: Tensor, weight: Tensor, worker: int) -> Tensor:
+        """The bits of x W: of bfloat16 as int16, or of float32 as int32."""
         shape = (len(x), weight.shape[1])
-        pre = self._buffer("pre", worker, shape[0] * shape[1], torch.float32).view(shape)
-        if x.dtype is torch.float32:
-            torch.mm(x, weight, out=pre)
-            if self.precision == "bfloat16":
-                pre.copy_(pre.bfloat16())
-        else:
-            half = self._buffer("half", worker, shape[0] * shape[1], torch.bfloat16).view(shape)
-            torch.mm(x, weight, out=half)
-            loops.widen(half.view(torch.int16).numpy(), pre.view(torch.int32).numpy())
-        loops.add_bias(pre.numpy(), bias.numpy())
-        return pre
+        out = self._buffer("product", worker, shape[0] * shape[1], x.dtype).view(shape)
+        torch.mm(x, weight, out=out)
+        if self.precision == "bfloat16" and not _HAS_BFLOAT16:
+            out.copy_(out.bfloat16())
+        return out.view(_BITS[x.dtype])
 
-    def _select(self, pre: Tensor, per_row: int | None, above: int, worker: int) -> _Found:
-        rows, width = pre.shape
+    def _select(self, product: Tensor, bias: Tensor, per_row: int | None, above: int, worker: int) -> _Found:
+        rows, width = product.shape
         most = rows * (width if per_row is None else min(per_row, width)) + 1
         latent = self._buffer("latent", worker, most, torch.int32).numpy()
         key = self._buffer("key", worker, most, torch.int32).numpy()
         count = np.empty(rows, np.int32)
-        keys = pre.numpy().view(np.int32)
+        read = product.numpy(), np.int32(32 - 8 * product.itemsize), bias.numpy()
         if per_row is None:
-            found = loops.positive(keys, above, count, latent, key)
+            found = loops.positive(*read, above, count, latent, key)
         else:
-            found = loops.largest(keys, min(per_row, width), count, latent, key)
+            found = loops.largest(*read, min(per_row, width), count, latent, key)
         return count, latent[:found].copy(), key[:found].copy()
 
     def reconstruct(
@@ -204,33 +204,22 @@ class CompiledKernels(Kernels):
         loops.fired(_array(entries.latent), _array(codes), out.numpy())
         return out
 
-    def adam(
-        self,
-        weight: Float[Tensor, "n m"],
-        gradient: Float[Tensor, "n m"],
-        moments: tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]],
-        *,
-        step: int,
-        rate: float,
-        betas: tuple[float, float],
-        unit: bool,
-    ) -> None:
-        """Adam and what keeps rows at length 1, in one pass over the weight."""
-        arrays = [_array(t) for t in (weight, gradient, *moments)]
-        corrections = 1 - betas[0] ** step, (1 - betas[1] ** step) ** -0.5
-        numbers = (rate / corrections[0], *betas, corrections[1], EPSILON)
-        scalars = [np.float32(number) for number in numbers]
-        step_rows = max(1, _LATENT_WORK // weight.shape[1])
-
-        def part(number: int, _: int) -> None:
-            lo = number * step_rows
-            loops.adam(*arrays, *scalars, unit, lo, min(len(weight), lo + step_rows))
-
-        self._team.each(-(-len(weight) // step_rows), part)
+    def adam(self, moving: Sequence[Moving], *, step: int, betas: tuple[float, float]) -> None:
+        """Adam and what keeps rows at length 1, in one pass over each parameter."""
+        first, root = 1 - betas[0] ** step, (1 - betas[1] ** step) ** -0.5
+        constants = [np.float32(number) for number in (*betas, root, EPSILON)]
+        pieces = []
+        for one in moving:
+            arrays = [_array(t) for t in (one.weight, one.gradient, one.first, one.second)]
+            arguments = (*arrays, np.float32(one.rate / first), *constants, one.unit)
+            rows, width = one.weight.shape
+            most = max(1, _LATENT_WORK // width)
+            pieces += [(*arguments, lo, min(rows, lo + most)) for lo in range(0, rows, most)]
+        self._team.each(len(pieces), lambda number, _: loops.adam(*pieces[number]))
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().numpy()
+    return tensor.detach().numpy() if tensor.requires_grad else tensor.numpy()
 
 
 def _key(value: float) -> int:

@@ -11,6 +11,8 @@ from numba import njit
 
 _FAST = {"nsz", "arcp", "contract", "reassoc"}
 _GROUP = 8
+_LEAST = np.float32(-np.inf).view(np.int32)
+_MOST = np.int32(np.iinfo(np.int32).max)
 _OCTAVES = 4 << 23  # of a float's bits
 
 
@@ -70,68 +72,74 @@ def _group_maxima(row, maxima):
 def _collect(row, maxima, above, hit, key, latent, at):
     """Append the entries with a key over `above` to key and latent from `at` on; returns the new end.
 
-    Without a branch on what is found: what is not wanted is overwritten by the next.
+    Without a branch on what is found: what is not wanted is overwritten by the next. Indices are unsigned, for which
+    the compiler need not ask whether they count from the end.
     """
-    hits = 0
-    for g in range(len(maxima)):
+    width, groups = np.uint64(len(row)), np.uint64(len(maxima))
+    hits, end = np.uint64(0), np.uint64(at)
+    for g in range(groups):
         hit[hits] = g
-        hits += maxima[g] > above
+        hits += np.uint64(maxima[g] > above)
     for h in range(hits):
-        for i in range(hit[h], len(row), len(maxima)):
-            key[at] = row[i]
-            latent[at] = i
-            at += row[i] > above
-    return at
+        i = np.uint64(hit[h])
+        while i < width:
+            latent[end] = i
+            end += np.uint64(row[i] > above)
+            i += groups
+    for e in range(np.uint64(at), end):
+        key[e] = row[np.uint64(latent[e])]
+    return np.int64(end)
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-def add_bias(pre, bias):
-    """Add the bias to each row."""
-    for b in range(pre.shape[0]):
-        p = pre[b]
-        for i in range(len(p)):
-            p[i] += bias[i]
+@njit(cache=True, fastmath=_FAST, error_model="numpy", inline="always")
+def _read(product, shift, bias, keys, value):
+    """A row of the product plus the bias, as float32; `keys` are the bits of `value`.
+
+    The row is read as integers: the bits of float32 (shift 0), or of bfloat16, its upper half (shift 16).
+    """
+    for i in range(len(keys)):
+        keys[i] = np.int32(product[i]) << shift
+    for i in range(len(keys)):
+        value[i] += bias[i]
+    for i in range(len(keys)):  # ∞ − ∞ is a NaN with its sign set, which would pass for a negative number
+        keys[i] = keys[i] & _MOST if _LEAST < keys[i] < 0 else keys[i]
 
 
 @njit(cache=True, nogil=True)
-def widen(half, bits):
-    """The bits of bfloat16 as those of float32."""
-    for b in range(half.shape[0]):
-        h, p = half[b], bits[b]
-        for i in range(len(p)):
-            p[i] = np.int32(h[i]) << np.int32(16)
-
-
-@njit(cache=True, nogil=True)
-def positive(keys, above, count, latent, out):
+def positive(product, shift, bias, above, count, latent, out):
     """All entries with a key over `above`; returns how many there are (latent and out must hold them and one more)."""
-    maxima = np.empty(-(-keys.shape[1] // _GROUP), np.int32)
+    rows, width = product.shape
+    keys = np.empty(width, np.int32)
+    maxima = np.empty(-(-width // _GROUP), np.int32)
     hit = np.empty(len(maxima) + 1, np.int32)
     at = 0
-    for b in range(keys.shape[0]):
-        _group_maxima(keys[b], maxima)
-        end = _collect(keys[b], maxima, above, hit, out, latent, at)
+    for b in range(rows):
+        _read(product[b], shift, bias, keys, keys.view(np.float32))
+        _group_maxima(keys, maxima)
+        end = _collect(keys, maxima, above, hit, out, latent, at)
         count[b] = end - at
         at = end
     return at
 
 
 @njit(cache=True, nogil=True)
-def largest(keys, k, count, latent, out):
+def largest(product, shift, bias, k, count, latent, out):
     """The k largest positive entries of each row, equal ones by order of groups; returns how many there are.
 
     The k largest entries are among those that reach what k of the group maxima reach; those are few, and settled
     exactly among themselves.
     """
-    rows, width = keys.shape
+    rows, width = product.shape
+    keys = np.empty(width, np.int32)
     maxima = np.empty(-(-width // _GROUP), np.int32)
     hit = np.empty(len(maxima) + 1, np.int32)
     key, where = np.empty(width + 1, np.int32), np.empty(width + 1, np.int32)
     at = 0
     for b in range(rows):
-        _group_maxima(keys[b], maxima)
+        _read(product[b], shift, bias, keys, keys.view(np.float32))
+        _group_maxima(keys, maxima)
         bound = _bound(maxima, len(maxima), k, k >> 2) if k <= len(maxima) else np.int32(1)
-        n = _collect(keys[b], maxima, bound - 1, hit, key, where, 0)
+        n = _collect(keys, maxima, bound - 1, hit, key, where, 0)
         least = _bound(key, n, k, 0) if n > k else np.int32(1)
         ties = k - _count(key, n, least + 1)
         start = at

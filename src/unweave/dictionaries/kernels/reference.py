@@ -1,5 +1,6 @@
 """The sparse step's operations in plain torch: the specification of the others, and what runs where they cannot."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 from torch.optim.adam import adam
 
-from unweave.dictionaries.kernels.base import EPSILON, Entries, Groups, Kernels, Revive, Rule
+from unweave.dictionaries.kernels.base import EPSILON, Entries, Groups, Kernels, Moving, Revive, Rule
 
 
 class TorchKernels(Kernels):
@@ -97,40 +98,32 @@ class TorchKernels(Kernels):
         else:
             out.copy_(made)
 
-    def adam(
-        self,
-        weight: Float[Tensor, "n m"],
-        gradient: Float[Tensor, "n m"],
-        moments: tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]],
-        *,
-        step: int,
-        rate: float,
-        betas: tuple[float, float],
-        unit: bool,
-    ) -> None:
-        """Adam as torch has it, on rows of length 1 where `unit`."""
-        if unit:
-            gradient.sub_((gradient * weight).sum(1, keepdim=True) * weight)
-        fused = weight.device.type in {"cpu", "cuda"}
-        before = torch.tensor(float(step - 1), device=weight.device if fused else "cpu")
-        adam(
-            [weight],
-            [gradient],
-            [moments[0]],
-            [moments[1]],
-            [],
-            [before],
-            fused=fused,
-            amsgrad=False,
-            beta1=betas[0],
-            beta2=betas[1],
-            lr=rate,
-            weight_decay=0.0,
-            eps=EPSILON,
-            maximize=False,
-        )
-        if unit:
-            weight.div_(weight.norm(dim=1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny))
+    def adam(self, moving: Sequence[Moving], *, step: int, betas: tuple[float, float]) -> None:
+        """Adam as torch has it, and what keeps rows at length 1 around it."""
+        for one in moving:
+            weight, gradient = one.weight, one.gradient
+            if one.unit:
+                gradient.sub_((gradient * weight).sum(1, keepdim=True) * weight)
+            fused = weight.device.type in {"cpu", "cuda"}
+            before = torch.tensor(float(step - 1), device=weight.device if fused else "cpu")
+            adam(
+                [weight],
+                [gradient],
+                [one.first],
+                [one.second],
+                [],
+                [before],
+                fused=fused,
+                amsgrad=False,
+                beta1=betas[0],
+                beta2=betas[1],
+                lr=one.rate,
+                weight_decay=0.0,
+                eps=EPSILON,
+                maximize=False,
+            )
+            if one.unit:
+                weight.div_(weight.norm(dim=1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny))
 
 
 def _bags(index: Tensor, offsets: Tensor, weight: Tensor, table: Tensor) -> Tensor:

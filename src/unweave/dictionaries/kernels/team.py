@@ -38,6 +38,8 @@ class Team:
 
     def each(self, pieces: int, work: Callable[[int, int], T]) -> list[T]:
         """Results of work(piece, worker) for all pieces, in their order; which worker takes which is left to chance."""
+        if self._pool is None or pieces < 2:
+            return [work(piece, 0) for piece in range(pieces)]
         results: list[T | None] = [None] * pieces
         turn = itertools.count()
 
@@ -45,8 +47,7 @@ class Team:
             while (piece := next(turn)) < pieces:
                 results[piece] = work(piece, worker)
 
-        helpers = min(self.size, pieces) - 1
-        waiting = [self._pool.submit(take, worker + 1) for worker in range(helpers)] if self._pool else []
+        waiting = [self._pool.submit(take, worker) for worker in range(1, min(self.size, pieces))]
         try:
             take(0)
         finally:
