@@ -35,6 +35,16 @@ class Entries:
         """Latent of each entry."""
         return np.repeat(np.arange(self.d_sae, dtype=np.int32), self.counts)
 
+    def strongest(self, most: int) -> "Entries":
+        """The `most` largest entries of each latent, and all that equal the last of them."""
+        keep = np.ones(len(self.value), bool)
+        for latent in np.flatnonzero(self.counts > most):
+            place = slice(self.offsets[latent], self.offsets[latent + 1])
+            value = self.value[place]
+            keep[place] = value >= np.partition(value, len(value) - most)[len(value) - most]
+        kept = np.concatenate([[0], np.cumsum(keep)])
+        return Entries(kept[self.offsets], self.row[keep], self.value[keep], self.n)
+
     def strongest_first(self) -> Int64[np.ndarray, " nnz"]:
         """Order of the entries by latent, then falling value, then row."""
         by_value = np.argsort(-self.value, kind="stable")

@@ -27,6 +27,8 @@ def top_examples(entries: Entries, most: int, example: Int64[np.ndarray, " n"] |
         most: rows of a latent.
         example: example of each row, where several belong to one: then only its strongest row stands for it.
     """
+    rows_each = 1 if example is None else int(np.bincount(example).max(initial=1))
+    entries = entries.strongest(most * rows_each)  # so many rows hold `most` examples, however they fall
     order = entries.strongest_first()
     latent = entries.latent()
     if example is not None:
