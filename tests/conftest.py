@@ -14,6 +14,9 @@ import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # GPU programs are tried on the CPU, where Triton is installed
+
 # Must come before anything imports unweave. The tower lets an int stand for a float, as PEP 484 and mypy do. What a
 # compiler has to read is left as it is written; so is what defines functions at every step.
 _KERNELS = "unweave.dictionaries.kernels"

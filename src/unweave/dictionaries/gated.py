@@ -30,7 +30,7 @@ class Gated(PenalisedConfig):
     """
 
     sparsity: ClassVar[tuple[str, tuple[float, ...]]] = ("l1", (4.0, 2.0, 1.0))
-    l1: float = 1.0
+    l1: float = 0.5
     "weight of the penalty on the gate; the default suits rows scaled to variance 1 a dimension, as training scales \
 them"
 

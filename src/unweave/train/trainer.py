@@ -15,6 +15,7 @@ from unweave.train.adam import Adam
 from unweave.train.training import Training
 
 _LOG_POINTS = 200
+_ENDLESS_WINDOW = 1000  # steps, where the length of the run is not known
 
 
 class Trainer:
@@ -57,7 +58,7 @@ class Trainer:
         self._device = device = dictionary.device
         self._adam = Adam(dictionary, training.betas, kernels)
         self._log_every = max(1, (total or 0) // _LOG_POINTS) if total else 50
-        self._window = max(1, round(training.dead_window * total)) if total else 1000
+        self._window = 0  # of steps without a firing, after which a latent counts as dead; the first batch sets it
         self._last_fired = torch.zeros(dictionary.d_sae, dtype=torch.int64, device=device)
         self._sums: dict[str, Tensor | float] = {}
         self._waits = device.type == "cpu"  # elsewhere, to ask for a number would stop the queue
@@ -81,6 +82,7 @@ class Trainer:
         batch = batch.to(self._device, non_blocking=True)
         if self._scale != 1.0:
             batch = batch * self._scale
+        self._window = self._window or self._dead_steps(len(batch))
         step = Step(self.step, self.total, self._dead())
         if (started_anew := dictionary.resample(step, batch)) is not None:
             self._adam.forget(started_anew)
@@ -112,6 +114,11 @@ class Trainer:
         """Log what is left where the end was not known."""
         if self._sums:
             self._log(self._rate)
+
+    def _dead_steps(self, batch: int) -> int:
+        rows = batch if self._steps_per_epoch is None else self.training.batch_size  # an epoch's last one may be short
+        least = math.ceil(self.training.dead_rows * self.dictionary.d_sae / rows)
+        return max(1, least, round(self.training.dead_window * self.total) if self.total else _ENDLESS_WINDOW)
 
     def _dead(self) -> Tensor:
         return self.step - self._last_fired >= self._window
