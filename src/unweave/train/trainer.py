@@ -117,7 +117,7 @@ class Trainer:
 
     def _dead_steps(self, batch: int) -> int:
         rows = batch if self._steps_per_epoch is None else self.training.batch_size  # an epoch's last one may be short
-        least = math.ceil(self.training.dead_rows * self.dictionary.d_sae / rows)
+        least = math.ceil(self.training.dead_rows / rows)
         return max(1, least, round(self.training.dead_window * self.total) if self.total else _ENDLESS_WINDOW)
 
     def _dead(self) -> Tensor:

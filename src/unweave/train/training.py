@@ -41,8 +41,8 @@ class Training:
 the processor has it, and costs no quality that was measured"
     dead_window: float = 0.005
     "a latent counts as dead after firing on no row for this share of the run"
-    dead_rows: float = 5.0
-    "least length of that window, in rows times latents: in a short run a share is too few rows to tell"
+    dead_rows: int = 4000
+    "least number of rows in that window: in a short run a share is too few of them to tell dead from rare"
 
     def __post_init__(self) -> None:
         counts = {"epochs": self.epochs, "batch_size": self.batch_size, "step_epochs": self.step_epochs}
@@ -58,7 +58,7 @@ the processor has it, and costs no quality that was measured"
         for name in ("warmup_share", "decay_share", "dead_window"):
             if not 0 <= (share := getattr(self, name)) <= 1:
                 raise InputError(f"{name} is a share of the run between 0 and 1, got {share}")
-        if not 0 <= self.dead_rows < float("inf"):
+        if self.dead_rows < 0:
             raise InputError(f"dead_rows must be at least 0, got {self.dead_rows}")
         if self.warmup_share + self.decay_share > 1:
             raise InputError("warmup_share and decay_share together exceed the run")
