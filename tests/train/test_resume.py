@@ -78,7 +78,7 @@ def test_a_stopped_run_ends_with_the_same_bits(
 def test_a_run_stopped_inside_an_interval_of_its_history(rows: Tensor, tmp_path: Path) -> None:
     """The sums of an interval under way are part of the state, and so is the order of their names."""
     config = TopK(d_sae=64, k=1, aux=1.0)
-    training = Training(steps=400, batch_size=32, dead_window=0.001, dead_rows=0)
+    training = Training(steps=400, batch_size=32, dead_window=0.001, dead_firings=0)
     train(rows[:32], config, training, out=tmp_path / "whole" / "a")
     for stop in (1, 3, 90):
         _train_until(stop, rows[:32], config, training, out=tmp_path / "b" / "a")

@@ -122,7 +122,7 @@ class _Scripted(SAE):
 
 def test_a_latent_is_dead_after_a_window_without_firing() -> None:
     script = [{0, 1}, {0}, {0}, {0, 2}, {0}, {0, 1}, {0}, {0}, {0}, {0}]
-    trainer = _trainer(torch.ones(4, 2), _Scripted(script), total=10, dead_window=0.3, dead_rows=0)  # 3 steps
+    trainer = _trainer(torch.ones(4, 2), _Scripted(script), total=10, dead_window=0.3, dead_firings=0)  # 3 steps
     for _ in script:
         trainer.train_batch(torch.ones(4, 2))
     # Before step s, a latent is dead that fired in none of the 3 steps before it.
@@ -131,7 +131,7 @@ def test_a_latent_is_dead_after_a_window_without_firing() -> None:
 
 
 def test_the_history_says_what_was_seen(rows: Tensor) -> None:
-    trainer = _trainer(rows, total=4, learning_rate=1e-9, dead_window=1.0, dead_rows=0)
+    trainer = _trainer(rows, total=4, learning_rate=1e-9, dead_window=1.0, dead_firings=0)
     sae, expected = trainer.dictionary, []
     spread = 10 * TensorRows(rows).moments().variance
     for batch in rows[:40].split(10):
@@ -162,7 +162,7 @@ def test_an_interval_is_the_mean_of_its_steps(rows: Tensor) -> None:
 
 
 def test_a_part_that_comes_later_has_a_column_of_full_length(rows: Tensor) -> None:
-    training = Training(steps=40, batch_size=32, dead_window=0.2, dead_rows=0)
+    training = Training(steps=40, batch_size=32, dead_window=0.2, dead_firings=0)
     trained = train(rows[:64], TopK(d_sae=64, k=1, aux=1.0), training)
     aux = trained.history["aux"]
     assert {len(column) for column in trained.history.values()} == {40}
@@ -192,7 +192,7 @@ def test_long_runs_keep_about_200_points(rows: Tensor) -> None:
 )
 def test_the_sparse_step_trains_as_autograd_does(rows: Tensor, config: SAEConfig) -> None:
     trainers = [
-        _trainer(rows, _prepared(config, rows), sparse=sparse, total=8, dead_window=0.3, dead_rows=0, clip_norm=50.0)
+        _trainer(rows, _prepared(config, rows), sparse=sparse, total=8, dead_window=0.3, dead_firings=0, clip_norm=50.0)
         for sparse in (True, False)
     ]
     for batch in rows[:240].split(30):
@@ -230,7 +230,7 @@ def test_a_step_that_is_refused_does_not_count(rows: Tensor, sparse: bool) -> No
 def test_dead_latents_start_anew_when_told_and_adam_forgets_them(rows: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     sae = _prepared(ReLU(d_sae=16, resample=0.25), rows)
     # After steps 5, 10 and 15, of 2 steps without firing.
-    trainer = _trainer(rows, sae, total=20, dead_window=0.1, dead_rows=0)
+    trainer = _trainer(rows, sae, total=20, dead_window=0.1, dead_firings=0)
     resample, step, found, forgotten = sae.resample, trainer._adam.step, {}, []
 
     def watched(at: Step, batch: Tensor) -> Tensor | None:
@@ -276,7 +276,7 @@ class StoppedError(Exception):
 def test_a_run_that_starts_latents_anew_is_taken_up_with_the_same_bits(
     rows: Tensor, tmp_path: Path, config: SAEConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = Training(steps=40, batch_size=32, dead_window=0.0, dead_rows=0)
+    training = Training(steps=40, batch_size=32, dead_window=0.0, dead_firings=0)
     always = Runtime(checkpoint_seconds=0.0, device="cpu")
     train_batch, started_anew, stop = Trainer.train_batch, [], [-1]
 

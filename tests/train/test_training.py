@@ -64,7 +64,7 @@ def test_the_rate_rises_stays_and_falls_and_is_never_zero(total: int, first: flo
         ("warmup_share", -0.1),
         ("decay_share", 1.1),
         ("dead_window", math.nan),
-        ("dead_rows", -1),
+        ("dead_firings", -1),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named(field: str, value: Any) -> None:

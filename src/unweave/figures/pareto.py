@@ -1,5 +1,6 @@
 """What reconstruction costs: explained variance and dead latents against active latents a row."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,13 @@ class Curve:
         return Curve(values[0], values[1], values[2], tuple(labels[i] for i in order) if labels else ())
 
 
-def pareto(curves: Mapping[str, Curve], controls: Mapping[str, Curve], *, rows: str = "held-out rows") -> Figure:
+def pareto(
+    curves: Mapping[str, Curve],
+    controls: Mapping[str, Curve],
+    published: Mapping[str, tuple[float, float]] | None = None,
+    *,
+    rows: str = "held-out rows",
+) -> Figure:
     """Explained variance against L0, where up and left is better; beside it the share of dead latents.
 
     The scale of explained variance is logarithmic in what is missed: from 90 to 99 % is as far as from 99 to 99.9 %.
@@ -55,6 +62,7 @@ def pareto(curves: Mapping[str, Curve], controls: Mapping[str, Curve], *, rows: 
     Args:
         curves: dictionaries by kind. Dots are seeds, the line runs through their means.
         controls: by condition, with the same L0s.
+        published: L0 and explained variance of what others report, by name.
         rows: which rows were measured, for the axis.
     """
     with house_style():
@@ -70,7 +78,11 @@ def pareto(curves: Mapping[str, Curve], controls: Mapping[str, Curve], *, rows: 
             _line(right, curve.l0, 100 * curve.dead, colour, style, name)
             if labelled:
                 _label(left, curve, colour, above=number % 2 == 0)
-        _finish(left, right, list(curves.values()), list(controls.values()), rows)
+        points = {name: Curve.of([[(*point, math.nan)]], [name]) for name, point in (published or {}).items()}
+        for number, point in enumerate(points.values()):
+            left.plot(point.l0[0], point.explained[0], "D", ms=5.5, mfc="none", mec=INK, mew=1.1, zorder=5)
+            _label(left, point, INK, above=number % 2 == 1)
+        _finish(left, right, list(curves.values()), [*controls.values(), *points.values()], rows)
         figure.legend(handles=[*handles, *beside], loc="outside lower center", ncols=min(len(handles) + len(beside), 5))
     return figure
 

@@ -1,7 +1,7 @@
 """Recipes: named experiments, each one function of a configuration and a run folder."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -51,6 +51,15 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Reported:
+    """A dictionary that the published form of an experiment reports: its L0, and its squared error a row."""
+
+    name: str
+    l0: float
+    error: float
+
+
+@dataclass(frozen=True)
 class Recipe(Generic[C]):
     """A named experiment.
 
@@ -59,12 +68,14 @@ class Recipe(Generic[C]):
         config: type of its configuration.
         presets: configurations by name; `default` is what should be computed.
         function: the experiment.
+        reported: dictionaries that its published form reports.
     """
 
     name: str
     config: type[C]
     presets: Mapping[str, C]
     function: Callable[[C, Run], None]
+    reported: Sequence[Reported] = ()
 
     @property
     def summary(self) -> str:
@@ -85,11 +96,13 @@ class Recipe(Generic[C]):
 RECIPES: Registry[Recipe[Any]] = Registry("recipe", "unweave.recipes")
 
 
-def recipe(name: str, **presets: C) -> Callable[[Callable[[C, Run], None]], Callable[[C, Run], None]]:
+def recipe(
+    name: str, *, reported: Sequence[Reported] = (), **presets: C
+) -> Callable[[Callable[[C, Run], None]], Callable[[C, Run], None]]:
     """Function decorator: register an experiment with its presets, of which one is called `default`."""
 
     def enter(function: Callable[[C, Run], None]) -> Callable[[C, Run], None]:
-        RECIPES.add(name, Recipe(name, type(presets["default"]), presets, function))
+        RECIPES.add(name, Recipe(name, type(presets["default"]), presets, function, reported))
         return function
 
     return enter

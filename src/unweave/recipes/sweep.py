@@ -17,7 +17,7 @@ from unweave.dictionaries.base import Dictionary, DictionaryConfig
 from unweave.metrics.reconstruction import ReconstructionSums
 from unweave.recipes.classifier import controls
 from unweave.recipes.grid import Variant, variants
-from unweave.recipes.sweep_result import DEAD, EXPLAINED, L0, LIVE, WIDTH, Control, Point, Sweep
+from unweave.recipes.sweep_result import DEAD, EXPLAINED, L0, LIVE, WIDTH, Control, Point, Published, Sweep
 from unweave.store.rows import RowSource, TensorRows
 from unweave.train import Job, Training, train, train_several
 
@@ -36,6 +36,7 @@ def sweep(
     *,
     seeds: Sequence[int] = (0,),
     test: RowSource | Tensor | None = None,
+    published: Sequence[Published] = (),
     out: str | Path | None = None,
     overwrite: bool = False,
     runtime: Runtime | None = None,
@@ -51,6 +52,7 @@ def sweep(
         training: how; with several, each dictionary is trained in every one of these ways.
         seeds: each setting is trained once for each.
         test: held-out rows to judge on; by default the training rows, which flatters everything.
+        published: what others report of dictionaries of such rows, for the figure.
         out: a folder for the dictionaries' artifacts (`sae@NAME`), the table and `sweep.json`. With it, a killed sweep
             goes on where it was, and what is finished is not trained again.
         overwrite: replace other artifacts in `out`.
@@ -79,7 +81,7 @@ def sweep(
     numbers = side_by_side("Measuring", "dictionaries", measure, [(one, judged) for one in kept.values()], runtime)
     points = points_of(grid, seeds, trained, dict(zip(kept, numbers, strict=True)))
     beside = measure_controls(points, source, judged, place, runtime=runtime)
-    found = Sweep(points, beside, "training rows" if test is None else "held-out rows", kept)
+    found = Sweep(points, beside, "training rows" if test is None else "held-out rows", kept, published)
     if out is not None:
         found.save(Path(out))
     return found

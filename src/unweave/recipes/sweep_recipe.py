@@ -13,7 +13,8 @@ from unweave.recipes.base import RECIPES, Run, carry_out, default_folder
 from unweave.recipes.classifier import ClassifierStudy, capture_layer
 from unweave.recipes.grid import Variant
 from unweave.recipes.sweep import measure_controls, named, points_of, side_by_side, train_grid
-from unweave.recipes.sweep_result import DEAD, EXPLAINED, L0, WIDTH, Setting, Sweep
+from unweave.recipes.sweep_result import DEAD, EXPLAINED, L0, WIDTH, Published, Setting, Sweep
+from unweave.store.rows import RowSource
 
 _CALLED = {"pca": "PCA", "neurons": "raw neurons", "random": "random directions"}
 _MOST_NAMED = 4
@@ -55,14 +56,29 @@ def sweep_recipe(
     carry_out(
         run,
         {"recipe": f"sweep {name}", "config": to_json(config), "seed": seed},
-        lambda run: found.append(_sweep_layer(config, grid, seeds, run)),
+        lambda run: found.append(_sweep_layer(name, config, grid, seeds, run)),
         aim={"sweep": list(named(grid, seeds))},
     )
     return run, found[0]
 
 
-def _sweep_layer(config: ClassifierStudy, grid: Sequence[Variant], seeds: Sequence[int], run: Run) -> Sweep:
+def _published(recipe: str, config: ClassifierStudy, rows: RowSource) -> list[Published]:
+    """What the recipe's published form reports, where it is about the same layer of the same model."""
+    asked = RECIPES[recipe].presets.get("published")
+    if asked is None or any(getattr(asked, part) != getattr(config, part) for part in ("data", "model", "fit", "at")):
+        return []
+    variance = rows.moments().variance
+    return [
+        Published(name=one.name, l0=one.l0, explained_variance=1 - one.error / variance)
+        for one in RECIPES[recipe].reported
+    ]
+
+
+def _sweep_layer(
+    recipe: str, config: ClassifierStudy, grid: Sequence[Variant], seeds: Sequence[int], run: Run
+) -> Sweep:
     layer = capture_layer(config, run)
+    published = _published(recipe, config, layer.train_rows)
 
     def place(name: str) -> Path:
         return run.folder / "artifacts" / f"sae@{name}"
@@ -94,7 +110,7 @@ def _sweep_layer(config: ClassifierStudy, grid: Sequence[Variant], seeds: Sequen
     for control in beside:
         run.place(f"sae@{control.condition},k={control.k}")
         run.record(control.metrics, condition=f"{control.condition},k={control.k}")
-    found = Sweep(points, beside, "held-out rows", dictionaries)
+    found = Sweep(points, beside, "held-out rows", dictionaries, published)
     found.save(run.folder)
     run.findings += findings(found)
     return found
@@ -109,6 +125,9 @@ def findings(found: Sweep) -> list[str]:
         f"Of the variance of {found.judged_on}, {best.label} explains the largest share: {_percent(best)} at L0 "
         f"{best.mean(L0):.1f}. At the same L0: {_listed(beside)}."
     ]
+    if found.published:
+        others = [f"{one.name}: {100 * one.explained_variance:.2f} % at L0 {one.l0:.1f}" for one in found.published]
+        said.append(f"As published, over the variance of these rows: {'; '.join(others)}.")
     below = [s for s in settings if any(v >= s.mean(EXPLAINED) for v in s.beside.values())]
     if below:
         which = (

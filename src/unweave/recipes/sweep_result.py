@@ -59,6 +59,15 @@ class Control:
     metrics: dict[str, float]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What others report of a dictionary of such rows."""
+
+    name: str
+    l0: float
+    explained_variance: float
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Setting:
     """What a sweep says of one setting.
@@ -101,12 +110,14 @@ class Sweep:
         controls: by condition and rising k.
         judged_on: which rows the numbers are of: "held-out rows" or "training rows".
         dictionaries: by name; a sweep that was read back holds none.
+        published: what others report, for comparison.
     """
 
     points: list[Point]
     controls: list[Control]
     judged_on: str
     dictionaries: Mapping[str, Dictionary] = field(default_factory=dict)
+    published: Sequence[Published] = ()
 
     @property
     def failed(self) -> dict[str, str]:
@@ -162,6 +173,7 @@ class Sweep:
         return pareto(
             {name: _curve(settings) for name, settings in lines.items()},
             {name: Curve.of(points) for name, points in beside.items()},
+            {one.name: (one.l0, one.explained_variance) for one in self.published},
             rows=self.judged_on,
         )
 
@@ -171,8 +183,8 @@ class Sweep:
         table = self.table
         save_table(folder / PARQUET, {name: table[name] for name in table.column_names})
         pyarrow.csv.write_csv(table, folder / CSV)
-        content = {"judged_on": self.judged_on, "points": to_json(self.points), "controls": to_json(self.controls)}
-        write_json(folder / SWEEP, content)
+        found = {"points": self.points, "controls": self.controls, "published": self.published}
+        write_json(folder / SWEEP, {"judged_on": self.judged_on, **to_json(found)})
 
     @staticmethod
     def read(folder: Path) -> "Sweep":
@@ -185,7 +197,8 @@ class Sweep:
         try:
             points = [from_json(Point, _with_nan(point), where="points") for point in content["points"]]
             found = [from_json(Control, _with_nan(control), where="controls") for control in content["controls"]]
-            return Sweep(points, found, str(content["judged_on"]))
+            published = [from_json(Published, one, where="published") for one in content["published"]]
+            return Sweep(points, found, str(content["judged_on"]), published=published)
         except (KeyError, TypeError, InputError) as error:
             raise StoreError(f"{folder / SWEEP} is not what a sweep writes ({error}); sweep again") from None
 

@@ -20,6 +20,7 @@ _CAPTION = (
     "as many active latents a row; one that leaves the figure at its top explains more than any dictionary. The left "
     "scale is logarithmic in what is missed."
 )
+_PUBLISHED = " Diamonds: what others report, in the variance of these rows."
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def sweep_contents(folder: Path) -> dict[str, Any]:
     if run.get("status", "complete") != "complete":
         raise StoreError(f"{folder} holds a sweep that has not ended; start the same command again to finish it")
     found = Sweep.read(folder)
-    drawing = Drawing("pareto", _CAPTION, inline(write(found.figure(), folder / "figures", "pareto"), "pareto"))
+    caption = _CAPTION + (_PUBLISHED if found.published else "")
+    drawing = Drawing("pareto", caption, inline(write(found.figure(), folder / "figures", "pareto"), "pareto"))
     conditions = list(dict.fromkeys(control.condition for control in found.controls))
     settings = settings_table(found, conditions)
     return {

@@ -58,8 +58,12 @@ class Trainer:
         self._device = device = dictionary.device
         self._adam = Adam(dictionary, training.betas, kernels)
         self._log_every = max(1, (total or 0) // _LOG_POINTS) if total else 50
-        self._window = 0  # of steps without a firing, after which a latent counts as dead; the first batch sets it
-        self._last_fired = torch.zeros(dictionary.d_sae, dtype=torch.int64, device=device)
+        # Two clocks, of steps and of active entries: what they show, what they showed when each latent fired last, and
+        # how far they go on until a latent counts as dead.
+        steps = max(1, round(training.dead_window * total)) if total else _ENDLESS_WINDOW
+        self._window = torch.tensor([[steps], [training.dead_firings * dictionary.d_sae]], device=device)
+        self._now = torch.zeros(2, 1, dtype=torch.int64, device=device)
+        self._last_fired = torch.zeros(2, dictionary.d_sae, dtype=torch.int64, device=device)
         self._sums: dict[str, Tensor | float] = {}
         self._waits = device.type == "cpu"  # elsewhere, to ask for a number would stop the queue
         self._exact = torch.float32 if device.type == "mps" else torch.float64  # Metal has no float64
@@ -82,11 +86,10 @@ class Trainer:
         batch = batch.to(self._device, non_blocking=True)
         if self._scale != 1.0:
             batch = batch * self._scale
-        self._window = self._window or self._dead_steps(len(batch))
         step = Step(self.step, self.total, self._dead())
         if (started_anew := dictionary.resample(step, batch)) is not None:
             self._adam.forget(started_anew)
-            self._last_fired[started_anew] = self.step
+            self._last_fired[:, started_anew] = self._now
         losses = self._gradients(batch, step)
         if self._waits and not math.isfinite(sum(float(part.detach()) for part in losses.parts.values())):
             raise InputError(not_finite(self.step, batch, losses))
@@ -115,19 +118,17 @@ class Trainer:
         if self._sums:
             self._log(self._rate)
 
-    def _dead_steps(self, batch: int) -> int:
-        rows = batch if self._steps_per_epoch is None else self.training.batch_size  # an epoch's last one may be short
-        least = math.ceil(self.training.dead_rows / rows)
-        return max(1, least, round(self.training.dead_window * self.total) if self.total else _ENDLESS_WINDOW)
-
     def _dead(self) -> Tensor:
-        return self.step - self._last_fired >= self._window
+        return (self._now - self._last_fired >= self._window).all(0)
 
     @torch.no_grad()
     def _note(self, losses: Losses) -> None:
         """Add one step to the interval's sums; this runs at every step, so it does little."""
-        self._last_fired.masked_fill_(losses.fired > 0, self.step)
-        for name, value in (*losses.parts.items(), ("l0", losses.fired.sum() / losses.rows), ("_error", losses.error)):
+        active = losses.fired.sum()
+        self._now[0] += 1
+        self._now[1] += active
+        torch.where(losses.fired > 0, self._now, self._last_fired, out=self._last_fired)
+        for name, value in (*losses.parts.items(), ("l0", active / losses.rows), ("_error", losses.error)):
             number = float(value.detach()) if self._waits else value.detach().to(self._exact)
             self._sums[name] = self._sums.get(name, 0.0) + number
 
@@ -165,7 +166,7 @@ class Trainer:
         tensors = {f"dictionary.{name}": value for name, value in self.dictionary.state_dict().items()}
         tensors.update({f"adam.{name}": moment for name, moment in self._adam.state().items()})
         tensors.update({f"sum.{name}": torch.as_tensor(value, dtype=self._exact) for name, value in self._sums.items()})
-        tensors["last_fired"] = self._last_fired
+        tensors.update(now=self._now, last_fired=self._last_fired)
         return tensors, {"step": self.step, "history": self.history, "sums": list(self._sums)}
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
@@ -178,7 +179,7 @@ class Trainer:
         self._adam.restore(below("adam."), int(values["step"]))
         sums = below("sum.")  # in the order of before: the columns of the history and the last bits of sums follow it
         self._sums = {n: float(sums[n]) if self._waits else sums[n].to(self._device) for n in values["sums"]}
-        self._last_fired = tensors["last_fired"].clone().to(self._device)
+        self._now, self._last_fired = (tensors[name].clone().to(self._device) for name in ("now", "last_fired"))
         self.step = int(values["step"])
         self.history = {name: list(column) for name, column in values["history"].items()}
 

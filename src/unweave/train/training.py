@@ -40,9 +40,9 @@ class Training:
     "of the encoder's product in the sparse step, its one dense product; bfloat16 is two to eight times as fast where \
 the processor has it, and costs no quality that was measured"
     dead_window: float = 0.005
-    "a latent counts as dead after firing on no row for this share of the run"
-    dead_rows: int = 4000
-    "least number of rows in that window: in a short run a share is too few of them to tell dead from rare"
+    "a latent counts as dead after firing on no row for this share of the run, and"
+    dead_firings: int = 200
+    "while the average latent fired so often: in a short or a sparse run a share is too little to tell dead from rare"
 
     def __post_init__(self) -> None:
         counts = {"epochs": self.epochs, "batch_size": self.batch_size, "step_epochs": self.step_epochs}
@@ -58,8 +58,8 @@ the processor has it, and costs no quality that was measured"
         for name in ("warmup_share", "decay_share", "dead_window"):
             if not 0 <= (share := getattr(self, name)) <= 1:
                 raise InputError(f"{name} is a share of the run between 0 and 1, got {share}")
-        if self.dead_rows < 0:
-            raise InputError(f"dead_rows must be at least 0, got {self.dead_rows}")
+        if self.dead_firings < 0:
+            raise InputError(f"dead_firings must be at least 0, got {self.dead_firings}")
         if self.warmup_share + self.decay_share > 1:
             raise InputError("warmup_share and decay_share together exceed the run")
 
