@@ -12,7 +12,7 @@ from unweave.dictionaries.base import Dictionary, load
 from unweave.dictionaries.base import DictionaryConfig as _DictionaryConfig
 from unweave.models.base import ModelConfig as _ModelConfig
 from unweave.recipes.sweep import sweep
-from unweave.recipes.sweep_result import Sweep
+from unweave.recipes.sweep_result import Published, Sweep
 from unweave.store.activations import Activations
 from unweave.train import Training, train
 
@@ -22,6 +22,7 @@ __all__ = [
     "Atlas",
     "Dictionary",
     "InputError",
+    "Published",
     "Runtime",
     "StoreError",
     "Sweep",
