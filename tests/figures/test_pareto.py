@@ -78,3 +78,12 @@ def test_many_lines_are_told_apart() -> None:
     figure = pareto(many, {})
     looks = {(str(line.get_color()), str(line.get_linestyle())) for line in figure.axes[0].lines}
     assert len(looks) == 20
+
+
+def test_what_others_report_is_a_diamond_with_its_name() -> None:
+    curve = Curve.of([[(4.0, 0.9, 0.1)], [(8.0, 0.95, 0.0)]], ["k=4", "k=8"])
+    figure = pareto({"topk": curve}, {}, {"a paper": (30.0, 0.97)})
+    left = figure.axes[0]
+    assert "a paper" in {text.get_text() for text in left.texts}
+    assert left.get_xlim()[1] > 30
+    assert [line.get_xdata().tolist() for line in left.lines if line.get_marker() == "D"] == [[30.0]]

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from unweave.core.errors import InputError
 from unweave.core.progress import silenced
 from unweave.dictionaries.base import WEIGHTS
-from unweave.recipes.base import METRICS, RUN, Run, execute
+from unweave.recipes.base import METRICS, RECIPES, RUN, Run, execute
 from unweave.recipes.classifier import ClassifierStudy
 from unweave.recipes.grid import Axis, Variant, grid
-from unweave.recipes.sweep_recipe import findings, sweep_recipe
+from unweave.recipes.sweep_recipe import findings, published, sweep_recipe
 from unweave.recipes.sweep_result import CSV, PARQUET, SWEEP, Control, Point, Sweep
 from unweave.store.artifact import MANIFEST, read_manifest
+from unweave.store.rows import TensorRows
 from unweave.train import Training
 from unweave.train.trainer import Trainer
 
@@ -149,6 +151,20 @@ def test_findings_say_what_the_numbers_allow() -> None:
         "More than a tenth of all latents never fire in k=8 (40 %).",
         "1 of 5 trainings failed: k=9,0: broke",
     ]
+
+
+def test_what_is_published_is_set_in_the_variance_of_the_rows_where_it_is_about_the_same_layer(tmp_path: Path) -> None:
+    config = RECIPES["mnist-mlp"].preset("default")
+    rows = TensorRows(torch.randn(500, 4, generator=torch.Generator().manual_seed(0)) * 2)
+    (point,) = published("mnist-mlp", config, rows)
+    assert point.explained_variance == pytest.approx(1 - 1031.6 / 938 / rows.moments().variance)
+    assert published("mnist-mlp", replace(config, at="fc1"), rows) == []
+    assert published("digits", RECIPES["digits"].preset("default"), rows) == []
+    found = replace(made(("4", 0, 0.9, 0.0)), published=[point])
+    found.save(tmp_path)
+    assert Sweep.read(tmp_path).published == [point]
+    said = findings(found)
+    assert said[1].startswith("As published, over the variance of these rows: notebook, epoch 56:")
 
 
 def test_one_seed_is_called_one_seed() -> None:

@@ -78,10 +78,11 @@ def pareto(
             _line(right, curve.l0, 100 * curve.dead, colour, style, name)
             if labelled:
                 _label(left, curve, colour, above=number % 2 == 0)
-        points = {name: Curve.of([[(*point, math.nan)]], [name]) for name, point in (published or {}).items()}
-        for number, point in enumerate(points.values()):
+        points = {name: Curve.of([[(*point, math.nan)]]) for name, point in (published or {}).items()}
+        for name, point in points.items():
             left.plot(point.l0[0], point.explained[0], "D", ms=5.5, mfc="none", mec=INK, mew=1.1, zorder=5)
-            _label(left, point, INK, above=number % 2 == 1)
+            place: dict[str, Any] = {"xytext": (-6, -5), "ha": "right", "va": "top"}
+            left.annotate(name, (point.l0[0, 0], point.explained[0, 0]), textcoords="offset points", size=7.5, **place)
         _finish(left, right, list(curves.values()), [*controls.values(), *points.values()], rows)
         figure.legend(handles=[*handles, *beside], loc="outside lower center", ncols=min(len(handles) + len(beside), 5))
     return figure

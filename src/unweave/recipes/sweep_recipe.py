@@ -62,7 +62,7 @@ def sweep_recipe(
     return run, found[0]
 
 
-def _published(recipe: str, config: ClassifierStudy, rows: RowSource) -> list[Published]:
+def published(recipe: str, config: ClassifierStudy, rows: RowSource) -> list[Published]:
     """What the recipe's published form reports, where it is about the same layer of the same model."""
     asked = RECIPES[recipe].presets.get("published")
     if asked is None or any(getattr(asked, part) != getattr(config, part) for part in ("data", "model", "fit", "at")):
@@ -78,7 +78,7 @@ def _sweep_layer(
     recipe: str, config: ClassifierStudy, grid: Sequence[Variant], seeds: Sequence[int], run: Run
 ) -> Sweep:
     layer = capture_layer(config, run)
-    published = _published(recipe, config, layer.train_rows)
+    reported = published(recipe, config, layer.train_rows)
 
     def place(name: str) -> Path:
         return run.folder / "artifacts" / f"sae@{name}"
@@ -110,7 +110,7 @@ def _sweep_layer(
     for control in beside:
         run.place(f"sae@{control.condition},k={control.k}")
         run.record(control.metrics, condition=f"{control.condition},k={control.k}")
-    found = Sweep(points, beside, "held-out rows", dictionaries, published)
+    found = Sweep(points, beside, "held-out rows", dictionaries, reported)
     found.save(run.folder)
     run.findings += findings(found)
     return found
