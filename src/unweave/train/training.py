@@ -41,7 +41,7 @@ class Training:
 the processor has it, and costs no quality that was measured"
     dead_window: float = 0.005
     "a latent counts as dead after firing on no row for this share of the run, and"
-    dead_firings: int = 200
+    dead_firings: int = 300
     "while the average latent fired so often: in a short or a sparse run a share is too little to tell dead from rare"
 
     def __post_init__(self) -> None:
