@@ -76,7 +76,7 @@ def _step_times(axes: Axes, shipped: Sequence[dict[str, Any]], tuned: Sequence[d
     axes.set_yticks(list(place.values()), cases)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("1 thread; filled: as shipped, hollow: tuned from outside", color=QUIET)
+    axes.set_xlabel("1 thread; filled: as shipped, hollow: tuned; blue: Unweave in float32", color=QUIET)
 
 
 def _case(row: dict[str, Any]) -> str:
