@@ -129,7 +129,7 @@ def test_the_data_start_points_at_rows(rows: Tensor) -> None:
 
 def test_the_data_start_of_relu_is_scaled(rows: Tensor) -> None:
     sae = _start(ReLU(d_sae=300, init="data"), rows)
-    gain = float((sae.W_enc.T * sae.W_dec).sum(1).mean())
+    gain = float((sae.W_enc.T * sae.W_dec).sum(1).mean().detach())
     assert 0 < gain < 0.1
     torch.testing.assert_close(sae.W_enc.data, gain * sae.W_dec.data.T)
 
