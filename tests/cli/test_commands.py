@@ -188,3 +188,9 @@ def test_what_is_carried_over_is_checked_when_all_flags_are_read() -> None:
     assert read.sae == TopK(d_sae=8, k=2)
     with pytest.raises(InputError, match=r"k must lie between 1 and d_sae \(8\), got 32"):
         parse(TrainArguments, default, ["--sae", "topk"], **given)
+
+
+def test_naming_the_dictionary_that_is_there_already_changes_nothing() -> None:
+    default = TrainArguments(activations=Path("a"), out=Path("b"), sae=TopK(d_sae=8, k=2))
+    read = parse(TrainArguments, default, ["--sae", "topk"], program="unweave train", description="")
+    assert read.sae == default.sae

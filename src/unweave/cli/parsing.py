@@ -131,9 +131,14 @@ def _replaced(config: Any, name: str, new: Component) -> Any:
 
 
 def carried_over(old: Any, new: Any) -> Any:
-    """A component with what it shares with the one it replaces; its own defaults yield only to another's choice."""
-    if not dataclasses.is_dataclass(old) or type(old) is type(new):
+    """A component with what it shares with the one it replaces; its own defaults yield only to another's choice.
+
+    The kind that is there already stays as it is.
+    """
+    if not dataclasses.is_dataclass(old):
         return new
+    if type(old) is type(new):
+        return old
     chosen = {f.name for f in dataclasses.fields(old) if getattr(old, f.name) != f.default}
     fields = {f.name for f in dataclasses.fields(old)}
     shared = {f.name for f in dataclasses.fields(new) if f.name in chosen or (f.name in fields and f.default is None)}
