@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unweave.dictionaries.kernels import Entries, Kernels, Moving, Revive, Rule
-from unweave.dictionaries.kernels.base import choose_kernels
+from unweave.dictionaries.kernels.choose import choose_kernels
 from unweave.dictionaries.kernels.compiled import CompiledKernels
 from unweave.dictionaries.kernels.reference import TorchKernels
 

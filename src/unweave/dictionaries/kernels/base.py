@@ -4,7 +4,6 @@ One product of the batch with the encoder is dense; everything after it works on
 torch (`reference`) is the specification and runs everywhere; `compiled` and `fused` do the same on a CPU and on a GPU.
 """
 
-import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -192,24 +191,3 @@ class Kernels(ABC):
 
 EPSILON = 1e-8
 """Adam's ε."""
-
-
-def choose_kernels(device: torch.device, *, workers: int = 1, precision: Precision = "float32") -> Kernels:
-    """The fastest kernels that this machine has for a device.
-
-    Args:
-        device: where the weights lie.
-        workers: CPU threads that share a step.
-        precision: of the encoder's product.
-    """
-    if device.type == "cpu" and importlib.util.find_spec("numba"):
-        from unweave.dictionaries.kernels.compiled import CompiledKernels  # noqa: PLC0415 - Numba takes a second
-
-        return CompiledKernels(precision, workers=workers)
-    if device.type == "cuda" and importlib.util.find_spec("triton"):
-        from unweave.dictionaries.kernels.fused import TritonKernels  # noqa: PLC0415 - only where there is a GPU
-
-        return TritonKernels(precision)
-    from unweave.dictionaries.kernels.reference import TorchKernels  # noqa: PLC0415 - as the others
-
-    return TorchKernels(precision)
