@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from unweave.dictionaries.batch_topk import BatchTopK
 from unweave.dictionaries.gated import Gated
 from unweave.dictionaries.jumprelu import JumpReLU
 from unweave.dictionaries.kernels.compiled import CompiledKernels
+from unweave.dictionaries.kernels.reference import TorchKernels
 from unweave.dictionaries.matryoshka import Matryoshka
 from unweave.dictionaries.relu import ReLU
 from unweave.dictionaries.relu_kl import ReLUKL
@@ -19,6 +21,7 @@ from unweave.dictionaries.sae import SAE, Forward, SAEConfig
 from unweave.dictionaries.topk import TopK
 from unweave.store.rows import TensorRows
 from unweave.train import Training, train
+from unweave.train.course import Course
 from unweave.train.trainer import Trainer
 
 
@@ -118,6 +121,18 @@ class _Scripted(SAE):
         assert step.dead is not None
         self.dead_seen.append(step.dead.nonzero().flatten().tolist())
         return {}
+
+
+@pytest.mark.parametrize("config", [TopK(d_sae=16, k=3), BatchTopK(d_sae=16, k=3), JumpReLU(d_sae=16, target=3.0)])
+def test_without_compiled_kernels_a_run_is_the_same_within_rounding(
+    config: SAEConfig, rows: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(epochs=3, batch_size=32, encoder_precision="float32", dead_firings=5)
+    compiled = train(rows, config, training)
+    monkeypatch.setattr(sys.modules[Course.__module__], "choose_kernels", lambda *_, **__: TorchKernels())
+    plain = train(rows, config, training)
+    for name, column in compiled.history.items():
+        assert plain.history[name] == pytest.approx(column, rel=1e-2, abs=1e-2), name
 
 
 def test_a_latent_is_dead_after_a_window_without_firing() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int64, Num
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
 
 from unweave.core.codes import Codes
@@ -52,7 +52,7 @@ class Losses:
     """
 
     parts: Mapping[str, Float[Tensor, ""]]
-    fired: Num[Tensor, " d_sae"]
+    fired: Int[Tensor, " d_sae"]
     error: Float[Tensor, ""]
     rows: int
 

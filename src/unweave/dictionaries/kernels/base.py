@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int, Int32, Int64, Num
+from jaxtyping import Float, Int, Int32, Int64
 from torch import Tensor
 
 Precision = Literal["float32", "bfloat16"]
@@ -64,6 +64,11 @@ class Revive:
     latents: Int64[Tensor, " dead"]
     k: int
     shift: Float[Tensor, " dead"] | None = None
+
+    def bias_of(self, bias: Float[Tensor, " d_sae"]) -> Float[Tensor, " dead"]:
+        """Their biases, of those that entries are found under."""
+        chosen = bias[self.latents]
+        return chosen if self.shift is None else chosen + self.shift
 
     def of(self, pre: Float[Tensor, "b d_sae"]) -> Float[Tensor, "b dead"]:
         """Their pre-activations."""
@@ -184,9 +189,9 @@ class Kernels(ABC):
         torch.cumsum(weight[groups.order].double(), 0, out=total[1:])
         return (total[groups.starts[1:]] - total[groups.starts[:-1]]).to(weight.dtype)
 
-    def fired(self, entries: Entries, groups: Groups, codes: Float[Tensor, " nnz"]) -> Num[Tensor, " d_sae"]:
+    def fired(self, entries: Entries, groups: Groups, codes: Float[Tensor, " nnz"]) -> Int[Tensor, " d_sae"]:
         """On how many rows each latent's code is not zero."""
-        return self.sums(groups, (codes != 0).float())
+        return self.sums(groups, (codes != 0).float()).long()
 
 
 EPSILON = 1e-8

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Num
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from unweave.dictionaries.kernels import loops
@@ -72,7 +72,7 @@ class CompiledKernels(Kernels):
 
         if revive is not None:
             dead = revive.latents.to(torch.int32).numpy()
-            dead_bias = bias[revive.latents] if revive.shift is None else bias[revive.latents] + revive.shift
+            dead_bias = revive.bias_of(bias)
 
         def part(number: int, worker: int) -> tuple[_Found, _Found | None]:
             product = self._product(x[number * piece : (number + 1) * piece], weight, worker)
@@ -198,7 +198,7 @@ class CompiledKernels(Kernels):
         loops.sums(_array(groups.starts), _array(groups.order), _array(weight), out.numpy())
         return out
 
-    def fired(self, entries: Entries, groups: Groups, codes: Float[Tensor, " nnz"]) -> Num[Tensor, " d_sae"]:
+    def fired(self, entries: Entries, groups: Groups, codes: Float[Tensor, " nnz"]) -> Int[Tensor, " d_sae"]:
         """On how many rows each latent's code is not zero."""
         out = torch.empty(len(groups.starts) - 1, dtype=torch.int32)
         loops.fired(_array(entries.latent), _array(codes), out.numpy())

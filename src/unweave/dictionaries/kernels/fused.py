@@ -58,8 +58,7 @@ class TritonKernels(TorchKernels):
                 entries = _positive(pre, bias)
             if revive is None:
                 return entries, None
-            theirs = bias[revive.latents] if revive.shift is None else bias[revive.latents] + revive.shift
-            return entries, _largest(pre, theirs, revive.k, revive.latents)
+            return entries, _largest(pre, revive.bias_of(bias), revive.k, revive.latents)
 
     def reconstruct(
         self,
