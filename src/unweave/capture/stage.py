@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from unweave.capture.examples import Batch, Examples, ExampleStream
-from unweave.capture.rows import RowMeaning, to_rows
 from unweave.core.config import fingerprint
 from unweave.core.errors import InputError
 from unweave.core.hashing import crc32_of_file, hash_module
 from unweave.core.progress import progress
 from unweave.models.hooks import HookPoints, Side, resolve
+from unweave.models.rows import RowMeaning, to_rows
 from unweave.store.activations import DTYPES, KIND, Activations, ActivationWriter, RowBlock
 from unweave.store.artifact import MANIFEST, Draft, Identity, existing, writing
 from unweave.store.scratch import Scratch

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from unweave.capture import capture
-from unweave.capture.rows import to_rows
 from unweave.core.errors import InputError
+from unweave.models.rows import to_rows
 
 MAP = torch.arange(2 * 3 * 2 * 4.0).view(2, 3, 2, 4)
 TOKENS = torch.arange(2 * 5 * 3.0).view(2, 5, 3)

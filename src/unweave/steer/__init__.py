@@ -1,0 +1,1 @@
+"""Stage: move latents inside a model, and see what changes."""
