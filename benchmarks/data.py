@@ -14,7 +14,8 @@ from torch.nn.functional import embedding_bag, normalize
 
 from unweave import MLP, Mnist, capture
 from unweave.core.seeds import torch_generator
-from unweave.models.classifier import Fit, train_classifier
+from unweave.models.classifier import train_classifier
+from unweave.models.fitting import Fit
 
 MNIST_HOW = (
     "MNIST through an MLP 784-128-128-10 (ReLU, Adam 1e-3, 2 epochs of 64): output of fc1 before its ReLU, "

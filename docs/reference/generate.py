@@ -21,7 +21,7 @@ from unweave.core.runtime import Runtime
 from unweave.datasets.base import DatasetConfig
 from unweave.dictionaries.base import DictionaryConfig
 from unweave.models.base import ModelConfig
-from unweave.models.classifier import Fit
+from unweave.models.fitting import Fit
 from unweave.recipes.base import RECIPES, Recipe
 from unweave.train import Training
 

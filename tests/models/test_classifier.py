@@ -12,8 +12,9 @@ from unweave.core.hashing import hash_module
 from unweave.core.seeds import torch_generator
 from unweave.datasets.base import MemoryImages
 from unweave.datasets.digits import Digits
-from unweave.models.classifier import Fit, evaluate, load_model, train_classifier
+from unweave.models.classifier import evaluate, load_model, train_classifier
 from unweave.models.custom import Custom
+from unweave.models.fitting import Fit
 from unweave.models.mlp import MLP
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from unweave.analyze import Analysis
 from unweave.core.progress import silenced
-from unweave.models.classifier import Fit
+from unweave.models.fitting import Fit
 from unweave.recipes.base import Run, execute
 from unweave.recipes.classifier import ClassifierStudy
 from unweave.recipes.digits import DEFAULT

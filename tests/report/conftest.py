@@ -10,7 +10,7 @@ from unweave.analyze import Analysis
 from unweave.core.progress import silenced
 from unweave.datasets.image_folder import ImageFolder
 from unweave.dictionaries.topk import TopK
-from unweave.models.classifier import Fit
+from unweave.models.fitting import Fit
 from unweave.models.mlp import MLP
 from unweave.recipes.base import Run, execute
 from unweave.recipes.classifier import ClassifierStudy

@@ -13,8 +13,9 @@ from unweave.core.errors import StoreError
 from unweave.datasets.digits import Digits
 from unweave.dictionaries.base import load
 from unweave.dictionaries.topk import TopK
-from unweave.models.classifier import Fit, train_classifier
+from unweave.models.classifier import train_classifier
 from unweave.models.custom import Custom
+from unweave.models.fitting import Fit
 from unweave.recipes.base import Run
 from unweave.report import build_report
 from unweave.report.drawings import inline

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy.stats import false_discovery_control, kstest
 
+from unweave.core.errors import InputError
 from unweave.metrics.labels import mutual_information
 from unweave.stats.multiple import benjamini_hochberg
-from unweave.stats.permutation import label_permutation_p
+from unweave.stats.permutation import difference_p, label_permutation_p, permutation_p
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -94,3 +95,51 @@ def test_benjamini_hochberg_by_hand():
 def test_benjamini_hochberg_of_nothing_and_of_ones():
     assert len(benjamini_hochberg(np.zeros(0))) == 0
     assert benjamini_hochberg(np.ones(3)).tolist() == [1, 1, 1]
+
+
+def test_permutation_p_counts_the_observed_arrangement():
+    null = np.arange(99.0)
+    assert permutation_p(200.0, null) == 1 / 100
+    assert permutation_p(-1.0, null) == 1
+    assert permutation_p(90.0, null) == 10 / 100  # 90 … 98 reach it
+    assert permutation_p(90.0, null, "less") == 92 / 100
+    assert permutation_p(90.0, null, "two-sided") == 20 / 100
+    assert permutation_p(49.0, null, "two-sided") == 1
+
+
+def test_rounding_is_no_difference():
+    observed = 0.1 + 0.2
+    assert permutation_p(observed, np.array([0.3, 0.3, 0.0])) == 3 / 4
+    assert permutation_p(1e-17, np.array([0.0, 1.0, -1.0])) == 3 / 4, "the scale is that of the null"
+    assert permutation_p(1e8 * observed, 1e8 * np.array([0.3, 0.3, 0.0])) == 3 / 4
+
+
+def test_a_statistic_without_value():
+    assert permutation_p(float("nan"), np.array([1.0])) == 1
+    with pytest.raises(InputError, match="NaN under 1 of 2"):
+        permutation_p(0.5, np.array([1.0, np.nan]))
+
+
+def test_the_difference_of_means_tries_every_arrangement_where_it_can():
+    """{5, 6} against {1, 2, 3}: of 10 ways to choose two of five, one has so large a mean."""
+    first, second = np.array([5, 6]), np.array([1, 2, 3])
+    assert difference_p(first, second, generator=rng(), alternative="greater") == pytest.approx(1 / 10)
+    assert difference_p(first, second, generator=rng()) == pytest.approx(2 / 10)
+    pairs = difference_p(np.array([2, 3, 4]), np.array([1, 1, 1]), generator=rng(), alternative="greater", paired=True)
+    assert pairs == pytest.approx(1 / 8)
+
+
+def test_the_difference_of_means_of_larger_samples_is_drawn():
+    generator = rng(2)
+    x, y = generator.normal(size=40) + 3, generator.normal(size=40)
+    assert difference_p(x, y, permutations=199, generator=rng(), alternative="greater") == 1 / 200
+    p = [difference_p(generator.normal(size=12), generator.normal(size=12), permutations=99, generator=generator)
+         for _ in range(150)]  # fmt: skip
+    assert 0.42 < np.mean(p) < 0.6
+
+
+def test_samples_need_values():
+    with pytest.raises(InputError, match="a value each, got 0 and 2"):
+        difference_p(np.zeros(0), np.zeros(2), generator=rng())
+    with pytest.raises(InputError, match="one size, got 3 and 2"):
+        difference_p(np.zeros(3), np.zeros(2), generator=rng(), paired=True)

@@ -50,6 +50,10 @@ class ImageDataset(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def at_epoch(self, epoch: int) -> "ImageDataset":
+        """The images as they are at one pass over them: the same at each, unless the data set draws them anew."""
+        return self
+
     def batches(self, batch_size: int) -> Iterator[ImageBatch]:
         """All images in order, as floats in [0, 1]."""
         for index in torch.arange(len(self)).split(batch_size):

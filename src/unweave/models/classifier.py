@@ -1,69 +1,26 @@
 """Training of the small registered models as classifiers."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64, UInt8
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from unweave.core.config import from_json
-from unweave.core.errors import InputError, StoreError
+from unweave.core.errors import StoreError
 from unweave.core.hashing import hash_module
-from unweave.core.progress import progress
 from unweave.core.runtime import Runtime
 from unweave.core.seeds import torch_generator
 from unweave.models.base import ModelConfig
+from unweave.models.fitting import Curves, Fit, LabelledImages, descend, image_batches
 from unweave.store.artifact import Identity, existing, read_manifest, writing
 from unweave.store.files import load_table, load_tensors, save_table, save_tensors
 
 KIND = "model"
 _WEIGHTS = "model.safetensors"
 _CURVES = "curves.parquet"
-_LOG_POINTS = 200
-
-
-@runtime_checkable
-class LabelledImages(Protocol):
-    """What training needs of a data set."""
-
-    labels: Int64[Tensor, " n"]
-    class_names: list[str]
-    id: str
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width."""
-        ...
-
-    def pixels(self, index: Int64[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
-        """Pixels by index."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fit:
-    """How a classifier is trained: cross-entropy on shuffled batches."""
-
-    optimizer: Literal["adam", "sgd"] = "adam"
-    "Adam, or plain stochastic gradient descent without momentum"
-    learning_rate: float = 1e-3
-    "step size"
-    epochs: int = 5
-    "passes over the images; 0 takes the network as it is"
-    batch_size: int = 64
-    "images a step"
-
-    def __post_init__(self) -> None:
-        if self.epochs < 0 or self.batch_size < 1:
-            what = f"got {self.epochs} and {self.batch_size}"
-            raise InputError(f"epochs must not be negative and batch_size must be at least 1, {what}")
-        if not self.learning_rate > 0:
-            raise InputError(f"learning_rate must be above 0, got {self.learning_rate}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +35,7 @@ class TrainedModel:
     """
 
     module: nn.Module
-    curves: dict[str, list[float]]
+    curves: Curves
     id: str
 
     @property
@@ -113,7 +70,15 @@ def train_classifier(
         found.module.to(device)
         return found
     with runtime.threads_for(3 * _forward_flops(module.to(device), fit, train)):
-        curves = _fit(module, fit, train, test, seed)
+        curves = descend(
+            module,
+            fit,
+            train,
+            lambda images, labels: cross_entropy(module(images), labels),
+            lambda: dict(zip(("test_accuracy", "test_loss"), evaluate(module, test), strict=True)),
+            seed=seed,
+            label="Training the model",
+        )
     with writing(out, identity) as draft:
         save_tensors(draft.folder / _WEIGHTS, {name: tensor.clone() for name, tensor in module.state_dict().items()})
         save_table(draft.folder / _CURVES, curves)
@@ -125,7 +90,7 @@ def train_classifier(
 def _forward_flops(module: nn.Module, fit: Fit, images: LabelledImages) -> float:
     """Floating-point operations of one batch on its way through."""
     module.eval()  # counting must not move running statistics
-    batch, _ = next(_batches(images, fit.batch_size))
+    batch, _ = next(image_batches(images, fit.batch_size))
     with FlopCounterMode(display=False) as counter:
         module(batch.to(next(module.parameters()).device))
     return float(counter.get_total_flops())
@@ -159,58 +124,13 @@ def load_curves(folder: Path) -> dict[str, list[float]]:
     return columns
 
 
-def _fit(module: nn.Module, fit: Fit, train: LabelledImages, test: LabelledImages, seed: int) -> dict[str, list[float]]:
-    make = torch.optim.Adam if fit.optimizer == "adam" else torch.optim.SGD
-    optimizer = make(module.parameters(), lr=fit.learning_rate)
-    per_epoch = -(-len(train.labels) // fit.batch_size)
-    every = max(1, per_epoch * fit.epochs // _LOG_POINTS)
-    curves: dict[str, list[float]] = {
-        name: [] for name in ("step", "epoch", "train_loss", "test_accuracy", "test_loss")
-    }
-    device = next(module.parameters()).device
-    total, since, step = torch.zeros((), device=device), 0, 0
-
-    def log(epoch: float, *, measure: bool) -> None:
-        accuracy, test_loss = evaluate(module, test) if measure else (float("nan"), float("nan"))
-        row = (step, epoch, float(total) / since if since else float("nan"), accuracy, test_loss)
-        for name, value in zip(curves, row, strict=True):
-            curves[name].append(float(value))
-
-    log(0.0, measure=True)
-    with progress("Training the model", total=per_epoch * fit.epochs, unit="steps") as bar:
-        for epoch in range(fit.epochs):
-            module.train()
-            for images, labels in _batches(train, fit.batch_size, torch_generator(seed, "images", epoch)):
-                loss = cross_entropy(module(images.to(device)), labels.to(device))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                total, since, step = total + loss.detach(), since + 1, step + 1
-                ends = step % per_epoch == 0
-                if ends or since >= every:
-                    log(step / per_epoch, measure=ends)
-                    bar.advance(since, loss=float(total) / since)
-                    total, since = torch.zeros((), device=device), 0
-    optimizer.zero_grad()  # the last step's gradients are no part of the model
-    return curves
-
-
-def _batches(
-    images: LabelledImages, batch_size: int, generator: torch.Generator | None = None
-) -> Iterator[tuple[Float[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
-    n = len(images.labels)
-    order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
-    for index in order.split(batch_size):
-        yield images.pixels(index).float() / 255, images.labels[index]
-
-
 @torch.no_grad()
 def evaluate(module: nn.Module, images: LabelledImages) -> tuple[float, float]:
     """Accuracy and mean cross-entropy of a classifier."""
     module.eval()
     device = next(module.parameters()).device
     right, loss = 0, 0.0
-    for batch, labels in _batches(images, 2048):
+    for batch, labels in image_batches(images, 2048):
         logits = module(batch.to(device)).cpu()
         right += int((logits.argmax(1) == labels).sum())
         loss += float(cross_entropy(logits, labels, reduction="sum"))

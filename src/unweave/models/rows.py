@@ -60,3 +60,33 @@ def _places(tensor: Tensor, meaning: str, name: str) -> Float[Tensor, "b places 
     if tensor.ndim == 4:
         return tensor.flatten(2).transpose(1, 2)
     raise InputError(f"rows={meaning!r} reads [b, d], [b, t, d] or [b, c, h, w]; {name!r} gives {list(tensor.shape)}")
+
+
+def with_rows(tensor: Tensor, rows: Float[Tensor, "m d_in"], meaning: RowMeaning) -> Tensor:
+    """The hook point's tensor with other rows in it: the inverse of `to_rows`.
+
+    With `pool` every token or place moves by what the mean moved, so that the mean is the row that was asked for.
+
+    Args:
+        tensor: what `to_rows` was given.
+        rows: as many as it gave, of the same width; of any precision and device.
+        meaning: the one that it was given.
+
+    Returns:
+        A tensor of the same shape, precision and device; `tensor` is not written into.
+
+    Raises:
+        InputError: the tensor has other rows.
+    """
+    own = to_rows(tensor, meaning, examples=len(tensor), name="the tensor")
+    if rows.shape != own.values.shape:
+        raise InputError(f"a tensor {list(tensor.shape)} has rows {list(own.values.shape)}, not {list(rows.shape)}")
+    if meaning == "pool" and tensor.ndim > 2:
+        moved = (rows.to(own.values) - own.values).to(tensor.dtype)
+        return tensor + (moved.unsqueeze(1) if tensor.ndim == 3 else moved[:, :, None, None])
+    rows = rows.to(tensor)
+    if meaning == "cls":
+        return torch.cat([rows.unsqueeze(1), tensor[:, 1:]], 1)
+    if meaning == "position" and tensor.ndim == 4:
+        return rows.unflatten(0, (len(tensor), -1)).transpose(1, 2).reshape(tensor.shape)
+    return rows.reshape(tensor.shape)

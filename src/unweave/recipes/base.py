@@ -6,15 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from matplotlib.figure import Figure
+
 from unweave.core.config import fingerprint, to_json
 from unweave.core.errors import InputError, did_you_mean
 from unweave.core.registry import Registry
 from unweave.core.runtime import Runtime
+from unweave.figures.files import write
+from unweave.recipes.sections import Section, Shown, table
 from unweave.store.artifact import device_summary, library_versions, read_json, write_json
 
 C = TypeVar("C")
 RUN = "run.json"
 METRICS = "metrics.json"
+FIGURES = "figures"
 
 
 @dataclass(eq=False)
@@ -29,6 +34,7 @@ class Run:
         metrics: flat mapping from name to number, as `stage/metric` or `stage/metric@condition`.
         artifacts: folder of each artifact by its role, for example `model`, `sae`, `atlas@pca`.
         findings: sentences that the report shows first.
+        sections: what the page tells, in order. A recipe that writes none gets a page made of its artifacts.
     """
 
     folder: Path
@@ -38,6 +44,7 @@ class Run:
     metrics: dict[str, float] = field(default_factory=dict)
     artifacts: dict[str, Path] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)
+    sections: list[Section] = field(default_factory=list)
 
     def place(self, role: str) -> Path:
         """Folder for the artifact in this role; it is entered into the run."""
@@ -48,6 +55,21 @@ class Run:
         """Enter metrics, under `name@condition` where there is one."""
         suffix = f"@{condition}" if condition else ""
         self.metrics.update({f"{name}{suffix}": value for name, value in metrics.items()})
+
+    def section(self, title: str, text: str = "") -> None:
+        """Begin a section of the page; figures and tables go into the last one begun."""
+        self.sections.append(Section(title=title, text=text))
+
+    def show(self, name: str, figure: Figure, caption: str) -> None:
+        """Write a figure into `figures/` as PNG and SVG, and show it in the section."""
+        write(figure, self.folder / FIGURES, name)
+        self.sections[-1].figures.append(Shown(figure=name, caption=caption))
+
+    def table(
+        self, headings: Sequence[str], rows: Sequence[Sequence[str]], *, note: str = "", main: int | None = None
+    ) -> None:
+        """Show a table of words in the section; `main` is the column that stands out."""
+        self.sections[-1].tables.append(table(headings, rows, note=note, main=main))
 
 
 @dataclass(frozen=True)
@@ -162,7 +184,8 @@ def carry_out(
     work(run)
     write_json(run.folder / METRICS, run.metrics)
     artifacts = {role: path.relative_to(run.folder).as_posix() for role, path in run.artifacts.items()}
-    ended = {"wall_seconds": round(time.monotonic() - started, 2), "artifacts": artifacts, "findings": run.findings}
+    told = {"findings": run.findings, "sections": to_json(run.sections)}
+    ended = {"wall_seconds": round(time.monotonic() - started, 2), "artifacts": artifacts, **told}
     write_json(run.folder / RUN, {**description, **aim, "status": "complete", **ended, **facts})
 
 

@@ -16,7 +16,8 @@ from unweave.dictionaries.pca import PCA
 from unweave.dictionaries.random_directions import RandomDirections
 from unweave.metrics.components import components_to_match
 from unweave.models.base import ModelConfig
-from unweave.models.classifier import Fit, train_classifier
+from unweave.models.classifier import train_classifier
+from unweave.models.fitting import Fit
 from unweave.models.hooks import resolve
 from unweave.recipes.base import Run
 from unweave.store.activations import Activations

@@ -2,7 +2,7 @@
 
 from unweave.datasets.digits import Digits
 from unweave.dictionaries.topk import TopK
-from unweave.models.classifier import Fit
+from unweave.models.fitting import Fit
 from unweave.models.mlp import MLP
 from unweave.recipes.base import Run, recipe
 from unweave.recipes.classifier import ClassifierStudy, study_classifier

@@ -7,7 +7,7 @@ from unweave.datasets.mnist import Mnist
 from unweave.dictionaries.relu_notebook import NotebookReLU
 from unweave.dictionaries.sae import SAEConfig
 from unweave.dictionaries.topk import TopK
-from unweave.models.classifier import Fit
+from unweave.models.fitting import Fit
 from unweave.models.mlp import MLP
 from unweave.recipes.base import Reported, Run, recipe
 from unweave.recipes.classifier import ClassifierStudy, Studied, study_classifier

@@ -1,6 +1,5 @@
 """Figures of a report: drawn once, written as PNG and SVG, and put into the page as SVG that follows its colours."""
 
-import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from matplotlib.figure import Figure
 from unweave.figures import style
 from unweave.figures.conditions import frequencies, information_map, selectivity
 from unweave.figures.curves import dictionary_curves, model_curves
+from unweave.figures.files import write
 from unweave.report.contents import MAIN, Contents
 
 _PAGE_COLOURS = {
@@ -37,18 +37,6 @@ def draw_all(contents: Contents, folder: Path) -> list[Drawing]:
     """Draw what the contents allow; `folder` gets a PNG and an SVG of each."""
     figures = [*_curves(contents), *_atlas_figures(contents)]
     return [Drawing(name, caption, inline(write(figure, folder, name), name)) for name, caption, figure in figures]
-
-
-def write(figure: Figure, folder: Path, name: str) -> str:
-    """Write a figure as PNG and SVG, and give the SVG."""
-    folder.mkdir(parents=True, exist_ok=True)
-    buffer = io.StringIO()
-    with style.house_style():
-        figure.savefig(folder / f"{name}.png")
-        figure.set_layout_engine("none")  # the places are found: the SVG takes the same
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    (folder / f"{name}.svg").write_text(buffer.getvalue())
-    return buffer.getvalue()
 
 
 def _curves(contents: Contents) -> list[tuple[str, str, Figure]]:

@@ -12,15 +12,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from unweave.analyze import Analysis
 from unweave.core.config import to_json
+from unweave.figures.files import write
 from unweave.figures.latents import gallery
-from unweave.recipes.base import RECIPES
+from unweave.recipes.base import FIGURES, RECIPES
 from unweave.report.cards import galleries
 from unweave.report.contents import MAIN, Contents
-from unweave.report.drawings import draw_all, write
+from unweave.report.drawings import draw_all
 from unweave.report.measures import CONDITIONS, MEASURES
+from unweave.report.sections import sections
 from unweave.report.sweep import is_sweep, sweep_contents
 
 REPORT = "report.html"
+_NOTHING: dict[str, Any] = {name: [] for name in ("conditions", "rows", "notes", "drawings", "galleries", "selective")}
 
 
 @dataclass(frozen=True)
@@ -50,26 +53,33 @@ def build_report(folder: str | Path) -> Path:
         return _write_page(folder, "sweep.html.j2", sweep_contents(folder))
     contents = Contents.read(folder)
     place = folder if contents.run else folder.with_name(f"{folder.name}-report")
-    drawings = draw_all(contents, place / "figures")
-    shown = galleries(contents.atlases, seed=int(contents.run.get("seed", 0)))
-    for one in shown:
-        write(gallery(one.latents), place / "figures", one.name)
-    conditions = contents.conditions()
     values = {
         "title": contents.run.get("recipe", folder.name),
         "summary": _summary(contents),
         "facts": _facts(contents),
         "findings": contents.run.get("findings", []),
-        "conditions": conditions,
-        "rows": table_rows(contents, conditions),
-        "notes": [(condition, CONDITIONS[condition]) for condition in conditions if condition in CONDITIONS],
-        "drawings": drawings,
-        "galleries": shown,
-        "selective": selective_rows(contents),
         "provenance": _provenance(contents),
         "main": MAIN,
     }
-    return _write_page(place, "report.html.j2", values)
+    told = sections(contents)
+    parts = {**_NOTHING, "sections": told} if told else {"sections": [], **_from_artifacts(contents, place)}
+    return _write_page(place, "report.html.j2", {**values, **parts})
+
+
+def _from_artifacts(contents: Contents, place: Path) -> dict[str, Any]:
+    """What the page of a dictionary and its controls shows, its figures drawn into `place`."""
+    shown = galleries(contents.atlases, seed=int(contents.run.get("seed", 0)))
+    for one in shown:
+        write(gallery(one.latents), place / FIGURES, one.name)
+    conditions = contents.conditions()
+    return {
+        "conditions": conditions,
+        "rows": table_rows(contents, conditions),
+        "notes": [(condition, CONDITIONS[condition]) for condition in conditions if condition in CONDITIONS],
+        "drawings": draw_all(contents, place / FIGURES),
+        "galleries": shown,
+        "selective": selective_rows(contents),
+    }
 
 
 def _write_page(place: Path, template: str, values: Mapping[str, Any]) -> Path:

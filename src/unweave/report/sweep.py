@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from unweave.core.errors import StoreError
+from unweave.figures.files import write
 from unweave.recipes.base import METRICS, RUN
 from unweave.recipes.sweep_result import DEAD, EXPLAINED, L0, LIVE, SWEEP, Setting, Sweep
-from unweave.report.drawings import Drawing, inline, write
+from unweave.report.drawings import Drawing, inline
 from unweave.report.measures import CONDITIONS
 from unweave.store.artifact import read_json
 

@@ -1,0 +1,134 @@
+"""The training loop of the small registered networks."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+from unweave.core.errors import InputError
+from unweave.core.progress import progress
+from unweave.core.seeds import torch_generator
+
+_LOG_POINTS = 200
+_READ_BYTES = 32 << 20  # images are read for several batches at once: a call a batch would cost more than the pixels
+
+Curves = dict[str, list[float]]
+
+
+@runtime_checkable
+class LabelledImages(Protocol):
+    """What training needs of a data set."""
+
+    labels: Int64[Tensor, " n"]
+    class_names: list[str]
+    id: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        ...
+
+    def pixels(self, index: Int64[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
+        """Pixels by index."""
+        ...
+
+    def at_epoch(self, epoch: int) -> "LabelledImages":
+        """The images as they are at one pass over them."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How a small network is trained: on shuffled batches."""
+
+    optimizer: Literal["adam", "sgd"] = "adam"
+    "Adam, or plain stochastic gradient descent without momentum"
+    learning_rate: float = 1e-3
+    "step size"
+    epochs: int = 5
+    "passes over the images; 0 takes the network as it is"
+    batch_size: int = 64
+    "images a step"
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or self.batch_size < 1:
+            what = f"got {self.epochs} and {self.batch_size}"
+            raise InputError(f"epochs must not be negative and batch_size must be at least 1, {what}")
+        if not self.learning_rate > 0:
+            raise InputError(f"learning_rate must be above 0, got {self.learning_rate}")
+
+
+Batch = tuple[Float[Tensor, "b c h w"], Int64[Tensor, " b"]]
+
+
+def image_batches(images: LabelledImages, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
+    """Images in [0, 1] with their labels, in order or in the one that the generator draws."""
+    n = len(images.labels)
+    order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
+    channels, height, width = images.shape
+    at_once = max(1, _READ_BYTES // (4 * channels * height * width * batch_size))
+    for index in order.split(at_once * batch_size):
+        pixels, labels = images.pixels(index).float().div_(255), images.labels[index]
+        yield from zip(pixels.split(batch_size), labels.split(batch_size), strict=True)
+
+
+def descend(
+    module: nn.Module,
+    fit: Fit,
+    images: LabelledImages,
+    loss: Callable[[Tensor, Tensor], Float[Tensor, ""]],
+    measure: Callable[[], Mapping[str, float]],
+    *,
+    seed: int,
+    label: str,
+) -> Curves:
+    """Train a module in place, and tell how it went.
+
+    Args:
+        module: what is trained.
+        fit: how.
+        images: in a new seeded order at each epoch.
+        loss: of a batch of images, on the module's device, and its labels.
+        measure: taken before training and at the end of each epoch.
+        seed: decides the orders.
+        label: what the progress bar calls it.
+
+    Returns:
+        Columns `step`, `epoch`, `train_loss` (mean since the row before) and those of `measure` (NaN inside epochs).
+    """
+    make = torch.optim.Adam if fit.optimizer == "adam" else torch.optim.SGD
+    optimizer = make(module.parameters(), lr=fit.learning_rate, fused=True)
+    per_epoch = -(-len(images.labels) // fit.batch_size)
+    every = max(1, per_epoch * fit.epochs // _LOG_POINTS)
+    device = next(module.parameters()).device
+    total, since, step = torch.zeros((), device=device), 0, 0
+    first = measure()
+    curves: Curves = {name: [] for name in ("step", "epoch", "train_loss", *first)}
+
+    def log(measured: Mapping[str, float]) -> None:
+        mean = float(total) / since if since else float("nan")
+        row = {"step": step, "epoch": step / per_epoch, "train_loss": mean, **measured}
+        for name, column in curves.items():
+            column.append(float(row.get(name, float("nan"))))
+
+    log(first)
+    with progress(label, total=per_epoch * fit.epochs, unit="steps") as bar:
+        for epoch in range(fit.epochs):
+            module.train()
+            order = torch_generator(seed, "images", epoch)
+            for batch, labels in image_batches(images.at_epoch(epoch), fit.batch_size, order):
+                cost = loss(batch.to(device), labels.to(device))
+                optimizer.zero_grad()
+                cost.backward()
+                optimizer.step()
+                total, since, step = total + cost.detach(), since + 1, step + 1
+                ends = step % per_epoch == 0
+                if ends or since >= every:
+                    log(measure() if ends else {})
+                    bar.advance(since, loss=float(total) / since)
+                    total, since = torch.zeros((), device=device), 0
+    optimizer.zero_grad()  # the last step's gradients are no part of the module
+    return curves
