@@ -8,6 +8,7 @@ from unweave.capture import capture
 from unweave.core.errors import InputError, StoreError
 from unweave.core.runtime import Runtime
 from unweave.datasets.base import DatasetConfig as _DatasetConfig
+from unweave.datasets.rows import RowsConfig as _RowsConfig
 from unweave.dictionaries.base import Dictionary, load
 from unweave.dictionaries.base import DictionaryConfig as _DictionaryConfig
 from unweave.models.base import ModelConfig as _ModelConfig
@@ -39,7 +40,7 @@ def __getattr__(name: str) -> Any:
     """Every registered data set, model and dictionary by its class's name: `unweave.TopK`; and `__version__`."""
     if name == "__version__":
         return _version("unweave")
-    for family in (_DictionaryConfig, _ModelConfig, _DatasetConfig):
+    for family in (_DictionaryConfig, _ModelConfig, _DatasetConfig, _RowsConfig):
         for member in family.registry.members().values():
             if member.__name__ == name:
                 return member
@@ -47,6 +48,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    families = (_DictionaryConfig, _ModelConfig, _DatasetConfig)
+    families = (_DictionaryConfig, _ModelConfig, _DatasetConfig, _RowsConfig)
     registered = [member.__name__ for family in families for member in family.registry.members().values()]
     return [*__all__, *registered]

@@ -1,5 +1,6 @@
 """Rows that are computed while they are read: for images that are others at each pass over them."""
 
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -33,6 +34,7 @@ class LiveRows:
         self._points = HookPoints(model, at)
         self._images, self._meaning = images, rows
         self._device = next((one.device for one in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+        self._turn = threading.Lock()  # hooks sit in the model: two passes at once would read each other's
         self._moments: Moments | None = None
         self.id = fingerprint("live rows", hash_module(model), images.id, at, rows)
         self.d_in = self._read(images, torch.zeros(1, dtype=torch.int64)).shape[1]
@@ -70,7 +72,8 @@ class LiveRows:
 
     def _read(self, images: ImageDataset, index: Tensor) -> Tensor:
         pixels = images.pixels(index).float().div_(255).to(self._device)
-        tensor = self._points.read(pixels)[self.hook_name]
+        with self._turn:
+            tensor = self._points.read(pixels)[self.hook_name]
         read = to_rows(tensor, self._meaning, examples=len(index), name=self.hook_name)
         if read.per_example != 1:
             raise InputError(

@@ -83,7 +83,7 @@ def descend(
     measure: Callable[[], Mapping[str, float]],
     *,
     seed: int,
-    label: str,
+    label: str | None,
 ) -> Curves:
     """Train a module in place, and tell how it went.
 
@@ -94,7 +94,7 @@ def descend(
         loss: of a batch of images, on the module's device, and its labels.
         measure: taken before training and at the end of each epoch.
         seed: decides the orders.
-        label: what the progress bar calls it.
+        label: what the progress bar calls it; none is shown without.
 
     Returns:
         Columns `step`, `epoch`, `train_loss` (mean since the row before) and those of `measure` (NaN inside epochs).
@@ -115,7 +115,7 @@ def descend(
             column.append(float(row.get(name, float("nan"))))
 
     log(first)
-    with progress(label, total=per_epoch * fit.epochs, unit="steps") as bar:
+    with progress(label or "", total=per_epoch * fit.epochs, unit="steps", quiet=label is None) as bar:
         for epoch in range(fit.epochs):
             module.train()
             order = torch_generator(seed, "images", epoch)

@@ -68,7 +68,7 @@ class HookPoints:
             InputError: a hook point was not reached, was called more than once, or holds no tensor.
         """
         self._read, self._calls = {}, dict.fromkeys(self.names, 0)
-        with torch.no_grad(), _evaluating(self.model), self._attached(), suppress(_AllReadError):
+        with torch.no_grad(), evaluating(self.model), self._attached(), suppress(_AllReadError):
             self.model(*inputs, **keywords)
         self._check_calls()
         return self._read
@@ -140,7 +140,7 @@ def only_tensor(value: Any, name: str) -> Tensor:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, and afterwards each module's own mode again."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -78,8 +78,20 @@ def train_decoder(
     seed: int,
     out: Path,
     runtime: Runtime | None = None,
+    label: str | None = "Training the pixel decoder",
 ) -> TrainedDecoder:
     """Train a pixel decoder of a hook point on mean squared error, and write it as an artifact, or read it back.
+
+    Args:
+        model: whose hook point is decoded; it is left as it was.
+        at: dotted name of the module.
+        fit: how the decoder is trained.
+        train: images to train on.
+        test: images to judge on.
+        seed: decides the start and the order of the images.
+        out: folder of the artifact.
+        runtime: device and the like.
+        label: of the progress bar; none is shown without.
 
     Raises:
         InputError: the hook point gives no rows [n, d_in], or `out` holds something else.
@@ -110,7 +122,7 @@ def train_decoder(
             loss,
             lambda: {"test_mse": float(pixel_errors(decoder, model, at, test).mean())},
             seed=seed,
-            label="Training the pixel decoder",
+            label=label,
         )
     with writing(out, identity) as draft:
         save_tensors(draft.folder / _WEIGHTS, {name: value.clone() for name, value in decoder.state_dict().items()})

@@ -1,4 +1,4 @@
-"""Replacing what modules of a network give or take, and running what comes after them."""
+"""Replacing what modules of a network give or take."""
 
 import copy
 import threading
@@ -34,15 +34,15 @@ def replacing(model: nn.Module, changes: Mapping[str, Change], *, side: Side = "
             than once, or a value without a tensor.
     """
     modules = dict(model.named_modules())
-    passes = _Passes(list(changes))
+    named = {resolve_one(model, at): change for at, change in changes.items()}
+    passes = _Passes(list(named))
     with ExitStack() as stack:
 
         def attach(handle: Any) -> None:
             stack.callback(handle.remove)
 
         attach(model.register_forward_pre_hook(passes.begin))
-        for name, change in changes.items():
-            resolve_one(model, name)
+        for name, change in named.items():
             if side == "output":
                 attach(modules[name].register_forward_hook(_changed_output(name, change, passes)))
             else:
@@ -132,13 +132,3 @@ def _with_tensor(value: Any, change: Change, name: str) -> Any:
     if hasattr(value, "_make"):  # a named tuple
         return value._make(members)
     return type(value)(members)
-
-
-def answers(output: Any) -> Tensor:
-    """The tensor of a whole model's output: `logits` where it has them, else what `only_tensor` reads.
-
-    Raises:
-        InputError: there is none.
-    """
-    logits = getattr(output, "logits", None)
-    return logits if isinstance(logits, Tensor) else only_tensor(output, "(model)")

@@ -82,11 +82,11 @@ def with_rows(tensor: Tensor, rows: Float[Tensor, "m d_in"], meaning: RowMeaning
     if rows.shape != own.values.shape:
         raise InputError(f"a tensor {list(tensor.shape)} has rows {list(own.values.shape)}, not {list(rows.shape)}")
     if meaning == "pool" and tensor.ndim > 2:
-        moved = (rows.to(own.values) - own.values).to(tensor.dtype)
+        moved = (rows.to(tensor.device) - own.values).to(tensor.dtype)
         return tensor + (moved.unsqueeze(1) if tensor.ndim == 3 else moved[:, :, None, None])
     rows = rows.to(tensor)
     if meaning == "cls":
         return torch.cat([rows.unsqueeze(1), tensor[:, 1:]], 1)
     if meaning == "position" and tensor.ndim == 4:
-        return rows.unflatten(0, (len(tensor), -1)).transpose(1, 2).reshape(tensor.shape)
+        rows = rows.view(len(tensor), -1, tensor.shape[1]).transpose(1, 2)
     return rows.reshape(tensor.shape)

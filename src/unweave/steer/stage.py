@@ -1,0 +1,255 @@
+"""The stage: latents at several doses, and what the model answers and a decoder draws at each."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from unweave.core.errors import InputError, did_you_mean
+from unweave.core.hashing import hash_module
+from unweave.core.progress import progress
+from unweave.core.seeds import torch_generator
+from unweave.datasets.base import ImageDataset
+from unweave.dictionaries.base import Dictionary
+from unweave.models.hooks import HookPoints, Side, evaluating
+from unweave.models.rest import RestOfNetwork
+from unweave.models.rows import RowMeaning, to_rows
+from unweave.steer.context import check_width, hook_point
+from unweave.steer.curves import Collected, write_curves
+from unweave.steer.edits import check_latent
+from unweave.steer.examples import Examples
+from unweave.steer.moves import Opened, codes_of
+from unweave.steer.response import KIND, Response
+from unweave.store.artifact import Identity, existing, writing
+from unweave.store.scratch import Scratch
+
+Decoder = nn.Module | Callable[[Tensor], Tensor]
+DoseOp = Literal["set", "add", "scale"]
+DoseUnit = Literal["max", "value"]
+DOSES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What is moved and how; all that decides the numbers besides model, dictionary and examples."""
+
+    at: str
+    latents: tuple[int, ...]
+    doses: tuple[float, ...]
+    op: DoseOp
+    unit: str
+    rows: RowMeaning
+    side: Side
+    controls: int
+    resamples: int
+    class_names: tuple[str, ...] | None
+
+
+@torch.no_grad()
+def dose_response(
+    model: nn.Module,
+    sae: Dictionary,
+    examples: Tensor | ImageDataset,
+    *,
+    latents: Sequence[int],
+    doses: Sequence[float] = DOSES,
+    op: DoseOp = "set",
+    unit: DoseUnit = "max",
+    at: str | None = None,
+    decoder: Decoder | None = None,
+    labels: Tensor | Sequence[int] | None = None,
+    class_names: Sequence[str] | None = None,
+    rows: RowMeaning = "flatten",
+    side: Side = "output",
+    controls: int = 20,
+    resamples: int = 1000,
+    seed: int = 0,
+    batch_size: int = 512,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+) -> Response:
+    """Give each latent several doses, and measure what the model answers then.
+
+    At each dose the code f of the latent becomes f' on every row, and the row x + (f' − f) w: the rest of it, what the
+    dictionary misses included, stays as it was. The control moves each row as far, (f' − f)‖w‖, along random
+    directions. Bands are over examples, of the change example by example.
+
+    Args:
+        model: a classifier: logits [b, classes].
+        sae: a dictionary of the hook point's rows.
+        examples: a tensor [n, …] or a data set.
+        latents: which latents, one at a time.
+        doses: how much; what a dose is, `op` and `unit` say.
+        op: the code becomes the dose (`set`), grows by it (`add`), or is multiplied by it (`scale`).
+        unit: a dose counts in multiples of the latent's largest code on these examples (`max`), or as it is (`value`).
+            Factors are taken as they are.
+        at: dotted name of the module; by default the one that the dictionary was trained on.
+        decoder: rows [n, d_in] to images [n, c, h, w] in [0, 1]; draws the mean picture at each dose.
+        labels: class of each example, for the accuracy at each dose; a data set has its own.
+        class_names: names of the classes.
+        rows: what a row is, as it was captured.
+        side: what the module gives, or its first input.
+        controls: random directions; the same ones for every latent and dose.
+        resamples: bootstrap draws behind each band.
+        seed: decides both.
+        batch_size: examples a pass.
+        out: folder of the artifact; temporary by default, gone with the returned object.
+        overwrite: replace another artifact in `out`.
+
+    Raises:
+        InputError: an unknown hook point or latent, rows of another width, a latent that never fires with doses in
+            multiples of its largest code, or a decoder that does not fit.
+    """
+    given = Examples(examples, labels, class_names)
+    rest = RestOfNetwork(model, hook_point(model, sae, at), side=side)
+    _check(op, unit, doses, latents, controls, resamples)
+    plan = _Plan(
+        at=rest.name,
+        latents=tuple(check_latent(latent, sae.d_sae) for latent in latents),
+        doses=tuple(float(dose) for dose in doses),
+        op=op,
+        unit="factor" if op == "scale" else unit,
+        rows=rows,
+        side=side,
+        controls=controls,
+        resamples=resamples,
+        class_names=None if given.class_names is None else tuple(given.class_names),
+    )
+    inputs = {"model": hash_module(model), "dictionary": hash_module(sae), "examples": given.id}
+    inputs["decoder"] = _decoder_id(decoder, kept=out is not None)
+    identity = Identity(kind=KIND, config=plan, inputs=inputs, seed=seed)
+    scratch = Scratch() if out is None else None
+    folder = scratch.path / "response" if scratch is not None else Path(str(out))
+    if not existing(folder, identity, overwrite=overwrite):
+        with writing(folder, identity, overwrite=overwrite) as draft:
+            collected = _measure(rest, sae, given, plan, decoder, seed, batch_size)
+            write_curves(draft, collected, given.labels, resamples=resamples, seed=seed)
+            draft.details.update(hook_name=rest.name, examples=given.n, shortcut=rest.shortcut)
+    return Response(folder, scratch)
+
+
+def _check(
+    op: str, unit: str, doses: Sequence[float], latents: Sequence[int], controls: int, resamples: int
+) -> None:
+    for name, value, choices in (("op", op, get_args(DoseOp)), ("unit", unit, get_args(DoseUnit))):
+        if value not in choices:
+            raise InputError(f"{name}={value!r} is none of {', '.join(choices)}: {did_you_mean(str(value), choices)}")
+    if not len(doses) or not np.isfinite(np.asarray(doses, np.float64)).all():
+        raise InputError(f"doses must be finite numbers, at least one; got {list(doses)}")
+    if len(set(doses)) < len(doses) or list(doses) != sorted(doses):
+        raise InputError(f"doses must increase; got {list(doses)}")
+    if not len(latents) or len(set(latents)) < len(latents):
+        raise InputError(f"latents must name at least one latent, each once; got {list(latents)}")
+    if controls < 1 or resamples < 1:
+        raise InputError(f"controls and resamples must be at least 1, got {controls} and {resamples}")
+
+
+def _decoder_id(decoder: Decoder | None, *, kept: bool) -> str:
+    if decoder is None:
+        return ""
+    if isinstance(decoder, nn.Module):
+        return hash_module(decoder)
+    if kept:
+        raise InputError("a decoder whose pictures are kept must be a torch.nn.Module: its weights belong to the result")
+    return "a function"
+
+
+def _measure(
+    rest: RestOfNetwork,
+    sae: Dictionary,
+    examples: Examples,
+    plan: _Plan,
+    decoder: Decoder | None,
+    seed: int,
+    batch_size: int,
+) -> Collected:
+    values = _dose_values(plan, _largest_codes(rest, sae, examples, plan, batch_size))
+    index = torch.tensor(plan.latents, device=sae.device)
+    directions = sae.directions()[index]
+    drawn = torch.randn(plan.controls, sae.d_in, generator=torch_generator(seed, "random directions"))
+    random = normalize(drawn, dim=1).to(directions)
+    collected: Collected | None = None
+    with progress("Dosing", total=examples.n * len(plan.latents), unit="examples") as bar:
+        for inputs in examples.batches(batch_size):
+            batch = Opened(rest.on(inputs), sae, plan.rows, rest.name)
+            if collected is None:
+                names = examples.names(batch.answers.shape[1])
+                collected = Collected(plan.latents, plan.doses, values, plan.controls, examples.n, names)
+            collected.open(batch.answers, None if decoder is None else _draw(decoder, batch, batch.rows))
+            codes = batch.codes()[:, index]
+            for place, direction in enumerate(directions):
+                steps = _steps(plan.op, values[place].to(codes), codes[:, place])
+                lengths = steps * direction.norm()
+                answers = batch.answers_to_moves(
+                    torch.cat([steps, lengths.repeat_interleave(plan.controls, 0)]),
+                    torch.cat([direction.expand(len(steps), -1), random.repeat(len(steps), 1)]),
+                )
+                collected.take_in(place, answers, lengths.abs())
+                if decoder is not None:
+                    moved = (batch.rows + step.unsqueeze(1) * direction for step in steps)
+                    collected.take_in_pictures(place, [_draw(decoder, batch, rows) for rows in moved])
+                bar.advance(len(batch))
+    assert collected is not None
+    return collected
+
+
+def _largest_codes(
+    rest: RestOfNetwork, sae: Dictionary, examples: Examples, plan: _Plan, batch_size: int
+) -> Float[Tensor, " latents"]:
+    """The largest code of each latent on the examples, where doses count in it; else 1."""
+    largest = torch.zeros(len(plan.latents), dtype=torch.float64)
+    if plan.unit != "max":
+        return largest + 1
+    points = HookPoints(rest.model, plan.at, side=plan.side)
+    index = torch.tensor(plan.latents, device=sae.device)
+    for inputs in examples.batches(batch_size):
+        tensor = points.read(inputs.to(rest.device))[plan.at]
+        rows = to_rows(tensor, plan.rows, examples=len(inputs), name=plan.at).values
+        check_width(sae, rows.shape[1], plan.at, plan.rows)
+        largest = torch.maximum(largest, codes_of(sae, rows)[:, index].amax(0).double().cpu())
+    silent = [latent for latent, most in zip(plan.latents, largest.tolist(), strict=True) if not most > 0]
+    if silent:
+        raise InputError(
+            f"never active on these examples: latents {', '.join(map(str, silent))}. Doses in multiples of the largest "
+            "code need one; leave them out or give unit='value'"
+        )
+    return largest
+
+
+def _dose_values(plan: _Plan, largest: Float[Tensor, " latents"]) -> Float[Tensor, "latents doses"]:
+    return largest.unsqueeze(1) * torch.tensor(plan.doses, dtype=torch.float64)
+
+
+def _steps(op: DoseOp, values: Float[Tensor, " doses"], codes: Float[Tensor, " m"]) -> Float[Tensor, "doses m"]:
+    """f' − f of each row at each dose."""
+    if op == "set":
+        return values.unsqueeze(1) - codes
+    if op == "add":
+        return values.unsqueeze(1).expand(-1, len(codes)).clone()
+    return (values.unsqueeze(1) - 1) * codes
+
+
+def _draw(decoder: Decoder, batch: Opened, rows: Float[Tensor, "m d_in"]) -> Float[Tensor, "b c h w"]:
+    if batch.per_example != 1:
+        raise InputError(
+            f"an example has {batch.per_example} rows at the hook point; a decoder draws one picture of one row"
+        )
+    if isinstance(decoder, nn.Module):
+        with evaluating(decoder):
+            pictures = decoder(rows.to(_device(decoder, rows)))
+    else:
+        pictures = decoder(rows)
+    if not isinstance(pictures, Tensor) or pictures.ndim != 4 or len(pictures) != len(rows):
+        shape = list(pictures.shape) if isinstance(pictures, Tensor) else type(pictures).__name__
+        raise InputError(f"the decoder gives {shape} for {len(rows)} rows; pictures are [n, c, h, w]")
+    return pictures
+
+
+def _device(decoder: nn.Module, rows: Tensor) -> torch.device:
+    return next((tensor.device for tensor in (*decoder.parameters(), *decoder.buffers())), rows.device)
