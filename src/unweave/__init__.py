@@ -14,23 +14,31 @@ from unweave.dictionaries.base import DictionaryConfig as _DictionaryConfig
 from unweave.models.base import ModelConfig as _ModelConfig
 from unweave.recipes.sweep import sweep
 from unweave.recipes.sweep_result import Published, Sweep
+from unweave.steer import Ablations, Response, Splice, ablation_effects, dose_response, splice, steer
 from unweave.store.activations import Activations
 from unweave.train import Training, train
 
 __all__ = [
+    "Ablations",
     "Activations",
     "Analysis",
     "Atlas",
     "Dictionary",
     "InputError",
     "Published",
+    "Response",
     "Runtime",
+    "Splice",
     "StoreError",
     "Sweep",
     "Training",
+    "ablation_effects",
     "analyze",
     "capture",
+    "dose_response",
     "load",
+    "splice",
+    "steer",
     "sweep",
     "train",
 ]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from unweave.capture import capture
 from unweave.core.errors import InputError
-from unweave.models.rows import to_rows
+from unweave.models.rows import to_rows, with_rows
 
 MAP = torch.arange(2 * 3 * 2 * 4.0).view(2, 3, 2, 4)
 TOKENS = torch.arange(2 * 5 * 3.0).view(2, 5, 3)
@@ -119,3 +119,41 @@ def test_an_unknown_meaning_is_refused_with_the_closest(monkeypatch):
     undecorated = getattr(to_rows, "__wrapped__", to_rows)
     with pytest.raises(InputError, match="did you mean 'position'"):
         undecorated(FLAT, "positions", examples=2, name="h")
+
+
+@pytest.mark.parametrize("tensor", [MAP, TOKENS, FLAT], ids=["map", "tokens", "flat"])
+@pytest.mark.parametrize("meaning", ["flatten", "pool", "position", "cls"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_other_rows_are_put_where_they_came_from(tensor, meaning, dtype):
+    tensor = tensor.to(dtype)
+    if meaning == "cls" and tensor.ndim != 3:
+        return
+    own = to_rows(tensor, meaning, examples=2, name="h").values
+    kept = tensor.clone()
+    assert torch.equal(with_rows(tensor, own.float(), meaning), tensor)
+    other = own.float() + torch.arange(own.numel()).view_as(own) % 7
+    made = with_rows(tensor, other, meaning)
+    assert (made.shape, made.dtype) == (tensor.shape, dtype)
+    torch.testing.assert_close(to_rows(made, meaning, examples=2, name="h").values, other.to(dtype))
+    assert torch.equal(tensor, kept)
+
+
+def test_a_mean_moves_every_place_and_a_first_token_no_other():
+    made = with_rows(TOKENS, TOKENS.mean(1) + torch.tensor([1.0, 0.0, -2.0]), "pool")
+    assert torch.equal(made, TOKENS + torch.tensor([1.0, 0.0, -2.0]))
+    assert torch.equal(with_rows(MAP, MAP.mean((2, 3)) + 2, "pool"), MAP + 2)
+    made = with_rows(TOKENS, torch.zeros(2, 3), "cls")
+    assert torch.equal(made[:, 1:], TOKENS[:, 1:])
+    assert torch.equal(made[:, 0], torch.zeros(2, 3))
+
+
+def test_rows_of_another_number_or_width_are_refused():
+    with pytest.raises(InputError, match=r"tensor \[2, 5, 3\] has rows \[10, 3\], not \[2, 3\]"):
+        with_rows(TOKENS, torch.zeros(2, 3), "position")
+
+
+def test_gradients_flow_into_the_rows():
+    rows = torch.zeros(16, 3, requires_grad=True)
+    weight = torch.rand(MAP.shape)
+    (with_rows(MAP, rows, "position") * weight).sum().backward()
+    assert torch.equal(rows.grad, to_rows(weight, "position", examples=2, name="h").values)

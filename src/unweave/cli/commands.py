@@ -12,6 +12,7 @@ from rich.table import Table
 from unweave.analyze import Analysis, analyze
 from unweave.capture import Capture, capture
 from unweave.cli.parsing import component, parse, taken, unfilled
+from unweave.cli.steer import steer_command
 from unweave.cli.sweep import sweep_command
 from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
@@ -236,5 +237,6 @@ COMMANDS: dict[str, Callable[[list[str], str], None]] = {
     "capture": capture_command,
     "train": train_command,
     "analyze": analyze_command,
+    "steer": steer_command,
     "report": report_command,
 }

@@ -72,19 +72,26 @@ def _one_line(box: str) -> str:
 
 
 def _components(config: Any) -> dict[str, type[Component]]:
-    """Fields that hold registered components, nested ones too: the family of each, by name."""
+    """Fields that hold registered components, nested ones too: the family of each, by name.
+
+    A component inside another has the other's name before its own: `data.of`.
+    """
     found: dict[str, type[Component]] = {}
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         if isinstance(value, Component):
             found[item.name] = next(base for base in type(value).__mro__ if "registry" in vars(base))
+            found.update({f"{item.name}.{name}": family for name, family in _components(value).items()})
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             found.update(_components(value))
     return found
 
 
 def _choose_components(config: T, arguments: list[str]) -> tuple[T, list[str]]:
-    for name, family in _components(config).items():
+    looked_for: set[str] = set()
+    while left := [one for one in _components(config).items() if one[0] not in looked_for]:
+        name, family = left[0]  # one at a time: what is chosen may hold further components
+        looked_for.add(name)
         if (value := taken(arguments, f"--{name}")) is not None:
             config = _replaced(config, name, component(family, value))
     return config, arguments
@@ -119,10 +126,11 @@ def unfilled(kind: type[T], /, **values: Any) -> T:
 
 def _replaced(config: Any, name: str, new: Component) -> Any:
     """The configuration with another component, wherever in it the field is; fields of the same name carry over."""
+    field, _, rest = name.partition(".")
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
-        if item.name == name:
-            return _with(config, **{name: carried_over(value, new)})
+        if item.name == field:
+            return _with(config, **{field: _replaced(value, rest, new) if rest else carried_over(value, new)})
         if dataclasses.is_dataclass(value) and not isinstance(value, (type, Component)):
             inner = _replaced(value, name, new)
             if inner is not value:

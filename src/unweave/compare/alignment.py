@@ -82,8 +82,8 @@ def check_aligned(layouts: Mapping[str, Layout]) -> None:
             raise InputError(f"{first} has a row of {here} where {name} has one of {there}: capture the same examples")
         if one.label is None or other.label is None:
             continue
-        if len(differ := np.flatnonzero(one.label != other.label)):
-            at = int(differ[0])
+        if len(wrong := np.flatnonzero(one.label != other.label)):
+            at = int(wrong[0])
             raise InputError(
                 f"example {one.key[at, 0, 0]} has label {one.label[at]} in {first} and {other.label[at]} in {name}: "
                 "they are not the same examples"

@@ -1,6 +1,6 @@
 """What a comparison's numbers allow to say, in one sentence that is made of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -24,14 +24,15 @@ _NULLS = {
     "shuffled": "shuffled",
 }
 _SIGNIFICANT = 0.05
+_MOST = 3
 Pairs = Float[np.ndarray, " pairs"]
 
 
 def sentence(values: Mapping[str, Mapping[str, Pairs]], p: Mapping[str, Pairs], *, pairs: int) -> str:
     """The statement that the numbers allow.
 
-    A measure counts as evidence where, in every pair, it lies above every null and its permutation p is below 0.05. In
-    brackets stands the highest null.
+    A measure counts as evidence where, in every pair, it lies above every null and its permutation p is below 0.05. The
+    clearest are named, each with its highest null.
 
     Args:
         values: by measure and condition, `observed` among them, one number for each pair.
@@ -43,12 +44,13 @@ def sentence(values: Mapping[str, Mapping[str, Pairs]], p: Mapping[str, Pairs], 
     where = "" if pairs == 1 else f" in each of {pairs} pairs"
     said = []
     if stand:
+        clearest = sorted(stand, key=lambda name: _highest(values[name])[1] - _mean(values[name]))
         verb = "lies" if len(stand) == 1 else "lie"
-        said.append(f"{_list([_beside(name, values[name]) for name in stand])} {verb} above every null{where}")
+        said.append(f"{_beside(clearest, values)} {verb} above every null{where}")
     if fall:
+        largest = sorted(fall, key=lambda name: -_mean(values[name]))
         verb, says = ("does", "says") if len(fall) == 1 else ("do", "say")
-        names = _list([_beside(name, values[name]) for name in fall])
-        said.append(f"{names} {verb} not, and so {says} nothing of what is shared")
+        said.append(f"{_beside(largest, values)} {verb} not, and so {says} nothing of what is shared")
     untrained = "untrained" in next(iter(values.values()))
     return f"{_conclusion(bool(stand), untrained)}: {'; '.join(said)}."
 
@@ -70,16 +72,26 @@ def _above_all(values: Mapping[str, Pairs], p: Pairs) -> bool:
     return above and bool((p < _SIGNIFICANT).all())
 
 
-def _beside(name: str, values: Mapping[str, Pairs]) -> str:
-    """A measure with its mean over pairs, and the null that comes closest."""
+def _beside(names: Sequence[str], values: Mapping[str, Mapping[str, Pairs]]) -> str:
+    """The first measures with their mean over pairs and the null that comes closest, and how many more there are."""
+    parts = []
+    for name in names[:_MOST]:
+        null, highest = _highest(values[name])
+        parts.append(f"{WORDS[name]} {_number(_mean(values[name]))} ({_NULLS[null]} {_number(highest)})")
+    if len(names) > _MOST:
+        parts.append(f"{len(names) - _MOST} more")
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _mean(values: Mapping[str, Pairs]) -> float:
+    return float(values["observed"].mean())
+
+
+def _highest(values: Mapping[str, Pairs]) -> tuple[str, float]:
+    """The null that comes closest, and its mean over pairs."""
     means = {null: float(numbers.mean()) for null, numbers in values.items() if null != "observed"}
-    highest = max(means, key=lambda null: means[null])
-    return f"{WORDS[name]} {_number(float(values['observed'].mean()))} ({_NULLS[highest]} {_number(means[highest])})"
+    return max(means.items(), key=lambda item: item[1])
 
 
 def _number(value: float) -> str:
     return f"{round(value, 2) + 0.0:.2f}"  # no −0.00
-
-
-def _list(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

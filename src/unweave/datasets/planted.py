@@ -49,8 +49,8 @@ set as likely as any other (without power law, correlation or hierarchy)"
     exponent: float = 0.5
     "frequencies fall as the rank to the power of minus this; 0: all fire equally often"
     magnitude: Magnitude = "uniform"
-    "law of c_j where it fires: even from 0.5 to 1.5, half-normal, lognormal (σ 0.5), exponential, or always 1; all have \
-mean 1"
+    "law of c_j where it fires: even from 0.5 to 1.5, half-normal, lognormal (σ 0.5), exponential, or always 1; their \
+mean is 1"
     noise: float = 0.05
     "standard deviation of the noise, an entry"
     correlation: float = 0.0
@@ -64,8 +64,8 @@ mean 1"
     child_share: float = 0.4
     "how often a child fires, of the rows on which its parent does (depth above 1)"
     non_negative: bool = False
-    "rows and directions without negative entries: directions are |g|³ of a Gaussian g, normalised (a few large entries \
-each, mean cosine 0.17 in high dimensions); noise that would make an entry negative is cut off there"
+    "rows and directions without negative entries: directions are |g|³ of a Gaussian g, normalised (a few large \
+entries each, mean cosine 0.17 in high dimensions); noise that would make an entry negative is cut off there"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,9 +73,9 @@ each, mean cosine 0.17 in high dimensions); noise that would make an entry negat
         for name, value in {**sizes, "depth": self.depth, "branching": self.branching}.items():
             if value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
-        for name, value in {"exponent": self.exponent, "noise": self.noise}.items():
-            if not 0 <= value < float("inf"):
-                raise InputError(f"{name} must be at least 0, got {value}")
+        for name, scale in {"exponent": self.exponent, "noise": self.noise}.items():
+            if not 0 <= scale < float("inf"):
+                raise InputError(f"{name} must be at least 0, got {scale}")
         if not 0 <= self.correlation <= 1:
             raise InputError(f"correlation must lie between 0 and 1, got {self.correlation}")
         if not 0 < self.child_share <= 1:
@@ -92,8 +92,8 @@ each, mean cosine 0.17 in high dimensions); noise that would make an entry negat
                 raise InputError("count=exact goes with exponent 0, correlation 0 and depth 1 only")
         elif (most := float(self.frequencies()[0])) > 1 + 1e-9:
             raise InputError(
-                f"with l0 {self.l0:g} and exponent {self.exponent:g} the first of {self.n_features} features would fire "
-                f"on {100 * most:.0f} % of the rows; lower one of them, or have more features"
+                f"with l0 {self.l0:g} and exponent {self.exponent:g} the first of {self.n_features} features would "
+                f"fire on {100 * most:.0f} % of the rows; lower one of them, or have more features"
             )
 
     def levels(self) -> Int64[Tensor, " n_features"]:

@@ -46,7 +46,7 @@ class RowsConfig(Component, ABC):
         Args:
             n: how many; `self.n` by default.
             seed: decides everything that is drawn.
-            split: held-out rows (test) are made of the same sources and directions as those to train on, but are others.
+            split: held-out rows (test) are other rows of the same sources and directions than those to train on.
 
         Raises:
             InputError: n is below 1.

@@ -15,6 +15,8 @@ from unweave.core.seeds import derive_seed
 from unweave.datasets.base import DatasetConfig, ImageDataset, Split
 from unweave.datasets.mnist import Mnist
 
+SCRAMBLED = "scrambled"
+
 
 @register("scrambled")
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +61,8 @@ class ScrambledImages(ImageDataset):
             )
         self._images, self._block, self._seed, self._epoch = images, block, seed, epoch
         self.labels = torch.cat([images.labels, torch.full_like(images.labels, len(images.class_names))])
-        self.class_names = [*images.class_names, "scrambled"]
-        self.id = fingerprint("scrambled", images.id, block, seed)
+        self.class_names = [*images.class_names, SCRAMBLED]
+        self.id = fingerprint(SCRAMBLED, images.id, block, seed)
 
     def at_epoch(self, epoch: int) -> "ScrambledImages":
         """The same images with the copies in the orders of this epoch."""

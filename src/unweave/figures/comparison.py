@@ -1,6 +1,7 @@
 """Similarity of instances, and of what their dictionaries found."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -8,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from unweave.figures.style import ACCENT, FAINT, INK, QUIET, WARM, house_style
+from unweave.figures.style import ACCENT, FAINT, INK, QUIET, WARM, house_style, panels
 
 _MEASURES = {
     "raw_cosine": "raw cosine",
@@ -52,7 +53,14 @@ def similarity(
             for lane, name in enumerate(conditions):
                 _lane(axis, values[name][:, row], row + _LANE * (lane - (len(conditions) - 1) / 2), name)
             mean = float(values["observed"][:, row].mean())
-            axis.text(1.015, row, f"{mean:.2f}", transform=axis.get_yaxis_transform(), va="center", color=ACCENT)
+            axis.text(
+                1.015,
+                row,
+                f"{round(mean, 2) + 0.0:.2f}",
+                transform=axis.get_yaxis_transform(),
+                va="center",
+                color=ACCENT,
+            )
             if row:
                 axis.axhline(row - 0.5, color=FAINT, lw=0.6)
         lowest = min(float(values[name].min()) for name in conditions)
@@ -75,6 +83,75 @@ def similarity(
             for name in conditions
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, handletextpad=0.2)
+    return figure
+
+
+def row_histograms(
+    layers: Mapping[str, Mapping[str, Float[np.ndarray, " n"]]], *, xlabel: str, low: float = 0.5
+) -> Figure:
+    """How one measure, row by row, is spread as measured and under each null: a panel for each layer.
+
+    Args:
+        layers: values of every row by condition, by the layer's name.
+        xlabel: the measure.
+        low: values below are counted in the first bin.
+    """
+    bins = np.linspace(low, 1, 61)
+    with house_style():
+        figure, axes = panels(len(layers), width=3.5, height=2.7)
+        for axis, (name, values) in zip(axes, layers.items(), strict=True):
+            for condition, numbers in values.items():
+                colour, _, words = _CONDITIONS[condition]
+                main = condition == "observed"
+                look: dict[str, Any] = {"color": colour, "lw": 1.3, "alpha": 0.35 if main else 1.0, "label": words}
+                share = np.full(len(numbers), 100 / len(numbers))
+                look["histtype"] = "stepfilled" if main else "step"
+                axis.hist(np.maximum(numbers, low), bins.tolist(), weights=share, **look)
+            axis.set(title=name, xlabel=xlabel, xlim=(low, 1), ylim=(0, None))
+        axes[0].set_ylabel("% of rows")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+# The dictionaries whose latents are matched; the first is what was measured.
+_LATENTS = {
+    "dictionary": (ACCENT, "-", "latents"),
+    "neurons": (WARM, "-", "raw units"),
+    "untrained": ("#0a8f6c", "--", "latents of untrained networks"),
+    "random": ("#8a6d00", "-.", "random directions, same rule"),
+    "shuffled": (QUIET, ":", "latents, rows shuffled"),
+}
+
+
+def replication(
+    thresholds: Float[np.ndarray, " t"], curves: Mapping[str, Float[np.ndarray, "pairs t"]], *, marks: Sequence[float]
+) -> Figure:
+    """Share of latents with a partner in another instance's dictionary, against how well the two have to agree.
+
+    Args:
+        thresholds: correlations.
+        curves: share at each threshold of every pair, by condition; the line is the mean, the band the range.
+        marks: thresholds at which the share is written down.
+    """
+    with house_style():
+        figure, (axis,) = panels(1, width=5.6, height=3.3)
+        for condition, (colour, style, words) in _LATENTS.items():
+            if condition not in curves:
+                continue
+            shares = 100 * curves[condition]
+            axis.fill_between(thresholds, shares.min(0), shares.max(0), color=colour, alpha=0.15, lw=0)
+            axis.plot(thresholds, shares.mean(0), style, color=colour, label=words)
+        main = 100 * curves["dictionary"].mean(0)
+        for mark in marks:
+            at = int(np.argmin(np.abs(thresholds - mark)))
+            axis.plot(mark, main[at], "o", color=ACCENT, ms=4)
+            text = f"{main[at]:.0f} %"
+            axis.annotate(text, (mark, main[at]), xytext=(4, 5), textcoords="offset points", size=8, color=ACCENT)
+        axis.set(xlabel="correlation of the partners' codes, at least", ylabel="% of live latents", xlim=(0, 1))
+        axis.set_ylim(0, 102)
+        axis.set_title("Latents that another instance's dictionary holds too")
+        axis.grid(color=FAINT)
+        axis.legend(fontsize=8)
     return figure
 
 

@@ -36,7 +36,7 @@ def losses(histories: Mapping[str, Sequence[Mapping[str, Sequence[float]]]]) -> 
                 on.plot(step, values.mean(0), color=colour, lw=2)
                 on.set_ylabel(label, color=colour)
                 on.tick_params(axis="y", labelcolor=colour)
-                on.set_ylim(0, 1.05 * float(values[:, max(1, len(step) // 50) :].max()))
+                on.set_ylim(0, 1.05 * float(values.max()))
             axis.set(title=name, xlabel="step", xlim=(0, step[-1]))
     return figure
 
@@ -140,7 +140,8 @@ def distributions(groups: Mapping[str, Mapping[str, Float[np.ndarray, " n"]]]) -
 def recovery(scores: Mapping[str, Float[np.ndarray, "repeats n_sources"]], *, ours: Sequence[str]) -> Figure:
     """Matched |r| with each source and their mean, by condition: a dot for each repetition, a bar for the mean.
 
-    The scale is Fisher's z = artanh |r|, on which a correlation's sampling error is the same everywhere.
+    The scale is Fisher's z = artanh |r|, on which a correlation's sampling error is the same everywhere. What lies
+    above 0.9995 is drawn at its end.
 
     Args:
         scores: by condition, |r| of the latent matched with each source, repetition by repetition.
@@ -156,8 +157,8 @@ def recovery(scores: Mapping[str, Float[np.ndarray, "repeats n_sources"]], *, ou
             colour = ACCENT if name in ours else WARM if name == "untrained" else QUIET
             for axis, of_source in zip(axes, values.T, strict=True):
                 jitter = place + np.linspace(-0.2, 0.2, len(of_source)) * (len(of_source) > 1)
-                axis.plot(of_source, jitter, "o", ms=3.2, mew=0, color=colour, alpha=0.45)
                 axis.plot([of_source.mean()] * 2, [place - 0.36, place + 0.36], color=colour, lw=2.4)
+                axis.plot(of_source, jitter, "o", ms=3.6, mew=0.5, mec="white", color=colour, alpha=0.7, clip_on=False)
         for axis, title in zip(axes, [*(f"s{j + 1}" for j in range(count)), "mean"], strict=True):
             _fisher(axis, title)
         axes[0].set_yticks(range(len(names)), names)

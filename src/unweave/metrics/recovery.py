@@ -53,7 +53,7 @@ def cosines(
         signed: a latent that points the other way has not found the direction; off: the size of the cosine counts,
             as it should where codes may be negative.
     """
-    result = _unit(true) @ _unit(found).T
+    result = np.asarray(_unit(true) @ _unit(found).T)
     return result if signed else np.abs(result)
 
 
@@ -61,7 +61,7 @@ def correlations(
     sources: Float[np.ndarray, "n n_true"], codes: Float[np.ndarray, "n d_sae"]
 ) -> Float[np.ndarray, "n_true d_sae"]:
     """Size |r| of Pearson's correlation of every source with every latent's codes; 0 where one does not vary."""
-    return np.abs(_unit(_centred(sources).T) @ _unit(_centred(codes).T).T)
+    return np.asarray(np.abs(_unit(_centred(sources).T) @ _unit(_centred(codes).T).T))
 
 
 def precision(

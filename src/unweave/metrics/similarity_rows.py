@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 
 from unweave.core.errors import InputError
 
@@ -20,8 +20,13 @@ def unit_rows(rows: Float[np.ndarray, "n d"], *, centred: bool = False) -> Float
     return np.asarray(exact / safe, np.float32)
 
 
+def row_similarities(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, " n"]:
+    """x_i · y_i of every row: of unit rows the cosine, of centred unit rows the Pearson correlation."""
+    return np.asarray(np.einsum("nd,nd->n", x, y, dtype=np.float64))
+
+
 def row_similarity(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n d"]) -> float:
-    """Mean over rows of x_i · y_i: of unit rows the mean cosine, of centred ones the mean Pearson correlation."""
+    """Mean over rows of `row_similarities`."""
     return float(np.einsum("nd,nd->", x, y, dtype=np.float64)) / len(x)
 
 

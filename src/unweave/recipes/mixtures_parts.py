@@ -122,8 +122,11 @@ def classical(data: KnownRows, judged: KnownRows, seeds: Sequence[int]) -> Mappi
     if non_negative:
         found["nmf"] = []
     with silenced():
-        for seed in seeds:
-            for name, config in (("ica", ICA(n_components=n)), ("pca", PCA())):
+        for number, seed in enumerate(seeds):
+            kinds: dict[str, DictionaryConfig] = {"ica": ICA(n_components=n)}
+            if number == 0:  # nothing in it is drawn
+                kinds["pca"] = PCA()
+            for name, config in kinds.items():
                 codes = codes_of(train(data.rows, config, seed=seed), judged.rows)
                 half = codes.shape[1] // 2
                 found[name].append((codes[:, :half] - codes[:, half:])[:, :n])
@@ -136,8 +139,8 @@ def shifted(signals: Sequence[Float[np.ndarray, "n m"]], seed: int) -> list[Floa
     """The same signals, each turned round in time by a lag of its own: as smooth and as periodic, but out of step."""
     turned = []
     for number, one in enumerate(signals):
-        lags = numpy_generator(seed, "lags", number).integers(len(one), size=one.shape[1])
-        turned.append(np.stack([np.roll(one[:, j], lag) for j, lag in enumerate(lags.tolist())], axis=1))
+        generator = numpy_generator(seed, "lags", number)
+        turned.append(np.column_stack([np.roll(column, int(generator.integers(len(one)))) for column in one.T]))
     return turned
 
 

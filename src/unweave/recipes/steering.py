@@ -43,8 +43,8 @@ class SteeringStudy:
     "how the network is trained"
     at: str = "hidden"
     "the layer: dotted name of the module whose output is taken apart"
-    sae: ReLUKL
-    "the dictionary"
+    sae: DictionaryConfig
+    "the dictionary, with a target mean activity: relu-kl"
     targets: tuple[float, ...] = (0.1, 0.999)
     "target mean activities ρ: one dictionary for each; the first is the one that is steered"
     beside: DictionaryConfig | None = None
@@ -67,9 +67,22 @@ class SteeringStudy:
     def __post_init__(self) -> None:
         if not self.targets or len(set(self.targets)) < len(self.targets):
             raise InputError(f"targets must be different mean activities, at least one; got {list(self.targets)}")
+        for rho in self.targets:
+            self.with_target(rho)
         for name in ("judged_batch", "most", "each", "moved"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def with_target(self, rho: float) -> ReLUKL:
+        """The dictionary with this target.
+
+        Raises:
+            InputError: it is of a kind without one, or this is no mean activity.
+        """
+        if not isinstance(self.sae, ReLUKL):
+            kind = getattr(self.sae, "kind", self.sae)
+            raise InputError(f"targets are mean activities of relu-kl dictionaries; put {kind} beside them (beside)")
+        return dataclasses.replace(self.sae, rho=rho)
 
 
 # What the notebook computed. Its ε keeps mean activities from 0 and 1, its squared error is a mean over entries.
@@ -96,10 +109,9 @@ PUBLISHED = SteeringStudy(
     decoder=Fit(learning_rate=1e-4, epochs=10, batch_size=64),
 )
 
-# The same networks in a quarter of the steps, and beside them a dictionary that is sparse.
+# The same model; dictionaries and decoder in fewer steps, and beside them a dictionary that is sparse.
 DEFAULT = dataclasses.replace(
     PUBLISHED,
-    fit=Fit(learning_rate=2e-3, epochs=10, batch_size=256),
     beside=TopK(d_sae=98, k=8),
     beside_training=Training(epochs=5, batch_size=512),
     training=dataclasses.replace(PUBLISHED.training, learning_rate=4e-4, batch_size=256),
@@ -130,7 +142,7 @@ def _train_parts(
 ) -> tuple[TrainedDecoder, Mapping[str, Dictionary]]:
     """The pixel decoder and the dictionaries; neither waits for the other."""
     jobs: dict[str, tuple[DictionaryConfig, Training]] = {
-        f"{rho:g}": (dataclasses.replace(config.sae, rho=rho), config.training) for rho in config.targets
+        f"{rho:g}": (config.with_target(rho), config.training) for rho in config.targets
     }
     if config.beside is not None:
         jobs[config.beside.kind] = (config.beside, config.beside_training)

@@ -1,6 +1,7 @@
 """What latents draw: their vectors through the pixel decoder, maps of both, and a picture for each class."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,11 +17,17 @@ from unweave.recipes.base import Run
 from unweave.recipes.steering_importance import Importance
 from unweave.recipes.steering_parts import Parts
 from unweave.stats.mantel import Mantel, mantel
+from unweave.stats.permutation import permutation_p
 
 _PERPLEXITY = 3.0
 _PERMUTATIONS = 9_999
 _DRAWS = 20
 _UNITS = 15
+_FEWEST = 5
+_UNTRAINED_DECODERS = 99
+_LEVEL = 0.05
+_TRAINED = "pictures"
+_UNTRAINED = "pictures, untrained decoder"
 
 
 @torch.no_grad()
@@ -30,12 +37,6 @@ def latent_vectors(parts: Parts) -> Float[Tensor, "d_sae d_in"]:
     The decoder is linear, so it is what one decodes of the latent's mean value.
     """
     return parts.main.sae.decode(torch.diag(parts.main.codes.mean(0)))
-
-
-def untrained_decoder(parts: Parts, seed: int) -> PixelDecoder:
-    """A decoder as it was before training."""
-    trained = parts.decoder.module
-    return PixelDecoder(trained.d_in, trained.shape, torch_generator(seed, "pixel decoder"), hook_name=parts.at).eval()
 
 
 def tell_pictures(parts: Parts, run: Run, found: Importance, *, most: int, each: int) -> None:
@@ -75,8 +76,15 @@ def tell_pictures(parts: Parts, run: Run, found: Importance, *, most: int, each:
 
 
 def selected(found: Importance, classes: int, each: int) -> list[int]:
-    """The latents that are among the `each` most important of a class, each once, in the order of the classes."""
-    return list(dict.fromkeys(latent for c in range(classes) for latent in found.top(c, each)))
+    """The latents that are among the `each` most important of a class, each once, in the order of the classes.
+
+    Where classes share them, so that fewer than five are left, more of each are taken.
+    """
+    chosen: list[int] = []
+    while len(chosen) < min(_FEWEST, found.mse.shape[1]):
+        chosen = list(dict.fromkeys(latent for c in range(classes) for latent in found.top(c, each)))
+        each += 1
+    return chosen
 
 
 def embed(vectors: Float[Tensor, "k d"], seed: int) -> Float[np.ndarray, "k 2"]:
@@ -93,9 +101,6 @@ def embed(vectors: Float[Tensor, "k d"], seed: int) -> Float[np.ndarray, "k 2"]:
 
 def _flat(pictures: Float[np.ndarray, "k c h w"]) -> Tensor:
     return torch.from_numpy(pictures).flatten(1)
-
-
-Rows = Callable[[int], Float[Tensor, "classes d_in"]]
 
 
 @torch.no_grad()
@@ -171,81 +176,102 @@ def _class_finding(metrics: Mapping[str, float], classes: int, most: int) -> str
     return f"{line} The {_UNITS} strongest raw units draw {read['@neurons']:.0f}."
 
 
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How the distances of latents' vectors agree with those of their pictures.
+
+    Attributes:
+        test: correlation of the upper triangles, and Mantel's test of it.
+        full_r: correlation of all entries, as published.
+        untrained: correlation of the upper triangles through each untrained decoder.
+        untrained_full: of all entries.
+    """
+
+    test: Mantel
+    full_r: float
+    untrained: Float[np.ndarray, " draws"]
+    untrained_full: Float[np.ndarray, " draws"]
+
+    @property
+    def beyond_untrained(self) -> float:
+        """Share of untrained decoders, this one among them, through which the agreement is as large."""
+        return permutation_p(self.test.r, self.untrained)
+
+
 def tell_geometry(parts: Parts, run: Run, found: Importance, *, each: int) -> None:
     """Ask whether latents that are alike draw alike pictures, and whether that was learned."""
     chosen = selected(found, len(parts.names), each)
     vectors = latent_vectors(parts)[chosen]
-    untrained = untrained_decoder(parts, run.seed)
-    with torch.no_grad():
-        by_decoder = {
-            "trained decoder": _flat(parts.draw(vectors)),
-            "untrained decoder": untrained(vectors).flatten(1),
-        }
     near = cosine_similarities(vectors)
-    pictures = {name: cosine_similarities(images) for name, images in by_decoder.items()}
-    tests = {
-        name: mantel(
-            (1 - near).numpy(),
-            (1 - matrix).numpy(),
-            permutations=_PERMUTATIONS,
-            generator=numpy_generator(run.seed, "mantel"),
-        )
-        for name, matrix in pictures.items()
-    }
-    full = {name: entry_correlation(1 - near, 1 - matrix) for name, matrix in pictures.items()}
-    for name, condition in (("trained decoder", ""), ("untrained decoder", "untrained_decoder")):
-        numbers = {"full_r": full[name], "upper_r": tests[name].r, "mantel_p": tests[name].p}
-        run.record({f"geometry/{key}": value for key, value in numbers.items()}, condition=condition)
-    run.record({"geometry/latents": len(chosen)})
-    _show_geometry(run, chosen, near, pictures, tests, full)
-    run.findings.append(_geometry_finding(tests, full, len(chosen)))
+    pictures = cosine_similarities(_flat(parts.draw(vectors)))
+    controls = [cosine_similarities(one) for one in _untrained_pictures(parts, vectors, run.seed)]
+    upper = np.triu_indices(len(chosen), 1)
+    distances = (1 - near).numpy()[upper]
+    generator = numpy_generator(run.seed, "mantel")
+    agree = Agreement(
+        test=mantel((1 - near).numpy(), (1 - pictures).numpy(), permutations=_PERMUTATIONS, generator=generator),
+        full_r=entry_correlation(1 - near, 1 - pictures),
+        untrained=np.array([np.corrcoef(distances, (1 - one).numpy()[upper])[0, 1] for one in controls]),
+        untrained_full=np.array([entry_correlation(1 - near, 1 - one) for one in controls]),
+    )
+    run.record(
+        {
+            "geometry/latents": len(chosen),
+            "geometry/full_r": agree.full_r,
+            "geometry/upper_r": agree.test.r,
+            "geometry/mantel_p": agree.test.p,
+            "geometry/beyond_untrained_p": agree.beyond_untrained,
+        }
+    )
+    means = {"geometry/full_r": agree.untrained_full.mean(), "geometry/upper_r": agree.untrained.mean()}
+    run.record({name: float(value) for name, value in means.items()}, condition="untrained_decoder")
+    _show_geometry(run, chosen, agree, {"vectors": near, _TRAINED: pictures, _UNTRAINED: controls[0]})
+    run.findings.append(_geometry_finding(agree, len(chosen)))
 
 
-def _show_geometry(
-    run: Run,
-    chosen: Sequence[int],
-    near: Tensor,
-    pictures: Mapping[str, Tensor],
-    tests: Mapping[str, Mantel],
-    full: Mapping[str, float],
-) -> None:
-    labels = [str(latent) for latent in chosen]
+@torch.no_grad()
+def _untrained_pictures(parts: Parts, vectors: Tensor, seed: int) -> Iterator[Float[Tensor, "k pixels"]]:
+    """What decoders as they are before training draw of vectors."""
+    trained = parts.decoder.module
+    for draw in range(_UNTRAINED_DECODERS):
+        generator = torch_generator(seed, "untrained decoder", draw)
+        yield PixelDecoder(trained.d_in, trained.shape, generator)(vectors).flatten(1)
+
+
+def _show_geometry(run: Run, chosen: Sequence[int], agree: Agreement, near: Mapping[str, Tensor]) -> None:
     run.section(
         "Do latents that are alike draw alike?",
         f"Cosine distances between the {len(chosen)} selected latents' vectors, against those between their pictures. "
         "The control is a pixel decoder that was never trained.",
     )
-    shown = {"vectors": near.numpy(), **{f"pictures, {name}": one.numpy() for name, one in pictures.items()}}
+    labels = [str(latent) for latent in chosen]
     run.show(
         "geometry_matrices",
-        matrices(shown, labels),
+        matrices({name: one.numpy() for name, one in near.items()}, labels),
         "Cosine similarity of each two selected latents, in the order of the classes that they matter to.",
     )
-    pairs = np.triu_indices(len(chosen), 1)
+    low, high = np.percentile(agree.untrained, [2.5, 97.5])
     notes = {
-        name: f"upper triangle r = {tests[name].r:.2f}, p = {tests[name].p:.2g}\nall entries r = {full[name]:.2f}"
-        for name in pictures
+        _TRAINED: f"r = {agree.test.r:.2f}, Mantel p = {agree.test.p:.2g}\nall entries r = {agree.full_r:.2f}",
+        _UNTRAINED: f"r = {agree.untrained[0]:.2f}; {_UNTRAINED_DECODERS} of them: {low:.2f} to {high:.2f}\n"
+        f"all entries r = {agree.untrained_full[0]:.2f}",
     }
+    pairs = {name: (1 - one).numpy()[np.triu_indices(len(chosen), 1)] for name, one in near.items()}
     run.show(
         "geometry_agreement",
-        agreement(
-            (1 - near).numpy()[pairs],
-            {name: (1 - one).numpy()[pairs] for name, one in pictures.items()},
-            notes,
-            axis_names=("distance of vectors", "distance of pictures"),
-        ),
-        f"Each pair once. p: Mantel test, {_PERMUTATIONS:,} permutations. 'All entries' counts the diagonal, and each "
-        "pair twice, as published.",
+        agreement(pairs.pop("vectors"), pairs, notes, axis_names=("distance of vectors", "distance of pictures")),
+        f"Each pair once. p: Mantel test, {_PERMUTATIONS:,} permutations. The range of untrained decoders holds 95 % "
+        "of them. 'All entries' counts the diagonal, and each pair twice, as published.",
     )
 
 
-def _geometry_finding(tests: Mapping[str, Mantel], full: Mapping[str, float], latents: int) -> str:
-    ours, control = tests["trained decoder"], tests["untrained decoder"]
+def _geometry_finding(agree: Agreement, latents: int) -> str:
+    p = agree.beyond_untrained
     said = (
-        f"The two geometries of {latents} latents correlate with r = {ours.r:.2f} (upper triangle, Mantel p = "
-        f"{ours.p:.2g}; counted as published, {full['trained decoder']:.2f}); through an untrained decoder with r = "
-        f"{control.r:.2f} ({full['untrained decoder']:.2f})"
+        f"The two geometries of {latents} latents correlate with r = {agree.test.r:.2f} (upper triangle, Mantel p = "
+        f"{agree.test.p:.2g}; counted as published, {agree.full_r:.2f}); through untrained decoders with r = "
+        f"{agree.untrained.mean():.2f} on average ({agree.untrained_full.mean():.2f})"
     )
-    if control.r >= ours.r:
+    if p > _LEVEL:
         return f"{said}: a linear map preserves geometry, and the agreement says nothing about what was learned."
-    return f"{said}: what exceeds the control was learned."
+    return f"{said}: what exceeds them (p = {p:.2g}) was learned."

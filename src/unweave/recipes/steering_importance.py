@@ -18,19 +18,46 @@ _EVERY = "all"
 
 
 @dataclass(frozen=True, eq=False)
-class Importance:
-    """What the reconstruction loses with each latent, per class and, in the last row, for all images.
+class Published:
+    """What the notebook took for importance.
 
     Attributes:
-        mse: rise of the mean squared error over a row's entries.
-        published: what the notebook took for it, where the dictionary has a KL part: the ablated loss of single rows,
-            with the KL of one row, less the loss of the batch, with the KL of its mean.
-        offset: share of `published` that no latent has caused, but the difference of the two KL parts.
+        values: the loss of single rows with a latent set to zero, with the KL of one row, less the loss of the batch,
+            with the KL of its mean; per class and, in the last row, for all images.
+        offset: share of it, class by class, that no latent has caused, but the difference of the two KL parts.
+        rank_r: Spearman's correlation with the rise of the squared error alone, class by class.
+    """
+
+    values: Float[np.ndarray, "c d_sae"]
+    offset: Float[np.ndarray, " shown"]
+    rank_r: Float[np.ndarray, " shown"]
+
+
+@dataclass(frozen=True, eq=False)
+class Importance:
+    """What the reconstruction loses with each latent.
+
+    Attributes:
+        mse: rise of the mean squared error over a row's entries, per class and, in the last row, for all images.
+        published: the same as it was published, where the dictionary has a KL part.
+        shown: classes, from the first on, that show something; numbers over classes are over these.
     """
 
     mse: Float[np.ndarray, "c d_sae"]
-    published: Float[np.ndarray, "c d_sae"] | None
-    offset: Float[np.ndarray, " c"] | None
+    published: Published | None
+    shown: int
+
+    @property
+    def effective(self) -> float:
+        """Over how many latents a class's reconstruction is spread, mean over classes."""
+        return float(effective_number(self.mse[: self.shown]).mean())
+
+    @property
+    def effective_published(self) -> float:
+        """The same as published; NaN without."""
+        if self.published is None:
+            return float("nan")
+        return float(effective_number(self.published.values[: self.shown]).mean())
 
     def top(self, group: int, most: int) -> list[int]:
         """The latents that matter most to a class, first things first."""
@@ -45,13 +72,15 @@ def importance(parts: Parts, one: Encoded) -> Importance:
     mse = _by_class(parts, rises)
     config = one.kl
     if config is None:
-        return Importance(mse, None, None)
+        return Importance(mse, None, parts.shown)
     options = {"rho": config.rho, "epsilon": config.epsilon}
     alone = rises + config.kl * divergence_rises(one.codes, **options)
     groups = [one.codes[parts.label == c] for c in range(len(parts.names))] + [one.codes]
     offsets = np.array([config.kl * divergence_offset(codes, **options) for codes in groups])
-    published = _by_class(parts, alone) + offsets[:, None]
-    return Importance(mse, published, offsets * one.sae.d_sae / published.sum(1))
+    values, shown = _by_class(parts, alone) + offsets[:, None], slice(parts.shown)
+    ranks = [float(spearmanr(a, b).statistic) for a, b in zip(mse[shown], values[shown], strict=True)]
+    share = offsets[shown] * one.sae.d_sae / values[shown].sum(1)
+    return Importance(mse, Published(values, share, np.array(ranks)), parts.shown)
 
 
 def _by_class(parts: Parts, values: Tensor) -> Float[np.ndarray, "c d_sae"]:
@@ -81,18 +110,18 @@ def tell_importance(parts: Parts, run: Run, *, most: int) -> dict[str, Importanc
         ["", "effective latents", "… as published", "offset as published", "rank correlation", "model: effective"],
         [[*row, _model(parts, run, name)] for row, name in zip(rows, parts.dictionaries, strict=True)],
         note=(
-            f"Effective latents: inverse Simpson index of the shares of importance, mean over the {len(parts.names)} "
-            "classes; of as many latents as the dictionary has. As published, the loss of single rows carries the KL "
-            "of one row and the batch's that of its mean; their difference is the same for every latent and flattens "
-            "the histogram. The last column: the same index of how much the model's own cross-entropy changes when a "
-            "latent's part is taken out of its hidden layer."
+            "Effective latents: inverse Simpson index of the shares of importance, mean over the "
+            f"{parts.shown} classes that show something; of as many latents as the dictionary has. As published, the "
+            "loss of single rows carries the KL of one row and the batch's that of its mean; their difference is the "
+            "same for every latent and flattens the histogram. The last column: the same index of how much the "
+            "model's own cross-entropy changes when a latent's part is taken out of its hidden layer."
         ),
         main=1,
     )
     for name, one in parts.dictionaries.items():
         ways = {"squared error": shares(found[name].mse)}
         if (published := found[name].published) is not None:
-            ways["as published"] = shares(published)
+            ways["as published"] = shares(published.values)
         run.show(
             f"importance_{name}",
             importance_histograms(ways, names),
@@ -115,29 +144,22 @@ def _title(name: str, one: Encoded) -> str:
 
 
 def _row(name: str, one: Encoded, found: Importance) -> list[str]:
-    right = float(effective_number(found.mse[:-1]).mean())
-    if found.published is None or found.offset is None:
-        return [_title(name, one), f"{right:.1f}", "–", "–", "–"]
-    flat = float(effective_number(found.published[:-1]).mean())
-    ranks = float(np.mean(rank_correlations(found)))
-    share = f"{100 * found.offset[:-1].mean():.0f} ± {100 * found.offset[:-1].std():.0f} %"
-    return [_title(name, one), f"{right:.1f}", f"{flat:.1f}", share, f"{ranks:.3f}"]
-
-
-def rank_correlations(found: Importance) -> list[float]:
-    """Spearman's correlation, class by class, of importance as it is and as it was published."""
-    assert found.published is not None, "only asked of a dictionary with a KL part"
-    return [float(spearmanr(a, b).statistic) for a, b in zip(found.mse[:-1], found.published[:-1], strict=True)]
+    cells = [_title(name, one), f"{found.effective:.1f}"]
+    if found.published is None:
+        return [*cells, "–", "–", "–"]
+    offset = found.published.offset
+    share = f"{100 * offset.mean():.0f} ± {100 * offset.std():.0f} %"
+    return [*cells, f"{found.effective_published:.1f}", share, f"{found.published.rank_r.mean():.3f}"]
 
 
 def _record(run: Run, name: str, found: Importance) -> None:
-    run.record({f"sae@{name}/effective_latents": float(effective_number(found.mse[:-1]).mean())})
-    if found.published is not None and found.offset is not None:
+    run.record({f"sae@{name}/effective_latents": found.effective})
+    if found.published is not None:
         run.record(
             {
-                f"sae@{name}/effective_latents@published": float(effective_number(found.published[:-1]).mean()),
-                f"sae@{name}/importance_offset_share": float(found.offset[:-1].mean()),
-                f"sae@{name}/importance_rank_r": float(np.mean(rank_correlations(found))),
+                f"sae@{name}/effective_latents@published": found.effective_published,
+                f"sae@{name}/importance_offset_share": float(found.published.offset.mean()),
+                f"sae@{name}/importance_rank_r": float(found.published.rank_r.mean()),
             }
         )
 
@@ -146,23 +168,20 @@ def _model(parts: Parts, run: Run, name: str) -> str:
     """Over how many latents the model's own loss is spread."""
     one = parts.dictionaries[name]
     effects = ablation_effects(parts.model.module, one.sae, parts.test, at=parts.at, seed=run.seed)
-    number = float(effective_number(np.abs(effects.loss.T)).mean())
+    number = float(effective_number(np.abs(effects.loss.T)[: parts.shown]).mean())
     run.record({f"sae@{name}/effective_latents@model": number})
     return f"{number:.1f}"
 
 
 def _findings(found: dict[str, Importance], parts: Parts) -> list[str]:
-    told = []
+    told, others = [], []
     for name, one in found.items():
-        if one.published is not None and one.offset is not None:
-            right, flat = (float(effective_number(values[:-1]).mean()) for values in (one.mse, one.published))
-            share = 100 * float(one.offset[:-1].mean())
-            told.append(f"at ρ = {name} over {right:.0f} (as published {flat:.0f}: {share:.0f} % of it a constant)")
-    others = [
-        f"{name} over {float(effective_number(one.mse[:-1]).mean()):.0f}"
-        for name, one in found.items()
-        if one.published is None
-    ]
+        if one.published is None:
+            others.append(f"{name} over {one.effective:.0f}")
+            continue
+        share = 100 * float(one.published.offset.mean())
+        published = f"as published {one.effective_published:.0f}: {share:.0f} % of it a constant"
+        told.append(f"at ρ = {name} over {one.effective:.0f} ({published})")
     if not told:
         return []
     d_sae = parts.main.sae.d_sae

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from unweave.datasets.base import ImageDataset
+from unweave.datasets.scrambled import SCRAMBLED
 from unweave.dictionaries.base import Dictionary
 from unweave.dictionaries.relu_kl import ReLUKL
 from unweave.figures.curves import model_curves
@@ -75,6 +76,11 @@ class Parts:
     def names(self) -> list[str]:
         """Of the classes."""
         return self.test.class_names
+
+    @property
+    def shown(self) -> int:
+        """How many classes show something; scrambled images, which come last, do not."""
+        return len(self.names) - (self.names[-1] == SCRAMBLED)
 
     @property
     def label(self) -> Int64[Tensor, " n"]:

@@ -70,7 +70,7 @@ def steer(
     sae: Dictionary,
     *,
     at: str | None = None,
-    edits: Mapping[int, Any],
+    edits: Mapping[Any, Any],
     rows: RowMeaning = "flatten",
     side: Side = "output",
     keep_error: bool = True,
@@ -78,8 +78,8 @@ def steer(
     """Inside the block, the model runs with latents moved; afterwards it is what it was, whatever happened inside.
 
     With f the codes of a row x and f' the edited ones, the model goes on with x' = x + decode(f') − decode(f): what the
-    dictionary misses of x stays in it, and rows whose codes no edit changes keep every bit. Without `keep_error` it goes
-    on with x' = decode(f'); no edits at all then splice the reconstruction in.
+    dictionary misses of x stays in it, and rows whose codes no edit changes keep every bit. Without `keep_error` it
+    goes on with x' = decode(f'); no edits at all then splice the reconstruction in.
 
     Any module can be steered: rows, tokens, feature maps, tuples, any precision, the dictionary on another device.
     Gradients flow. Blocks may be nested, at several hook points or at the same one.

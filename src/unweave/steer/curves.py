@@ -45,7 +45,7 @@ class Collected:
                 "answers to keep; give fewer examples or latents at a time"
             )
         self.latents, self.doses, self.values, self.class_names = latents, doses, values, class_names
-        self.n, self._controls, self._start, self._rows = n, controls, 0, 0
+        self.n, self._controls, self._here = n, controls, slice(0, 0)
         self.unedited = torch.zeros(n, classes, dtype=torch.float64)
         self.logits = torch.zeros(n, *shape, classes)
         self.control_logits = torch.zeros(*shape, controls, classes, dtype=torch.float64)
@@ -57,23 +57,19 @@ class Collected:
 
     def open(self, answers: Float[Tensor, "b classes"], pictures: Tensor | None) -> None:
         """Begin a batch: the model's own answers and, with a decoder, the pictures of its rows."""
-        self._stop = self._start + len(answers)
-        self._here = slice(self._start, self._stop)
-        self._start = self._stop
+        self._here = slice(self._here.stop, self._here.stop + len(answers))
         self.unedited[self._here] = answers.float().double()  # as precise as those that they are compared with
         if pictures is not None:
             total = pictures.double().sum(0).cpu()
             self._unedited_picture = total if self._unedited_picture is None else self._unedited_picture + total
 
-    def take_in(
-        self, place: int, answers: Float[Tensor, "moves b classes"], lengths: Float[Tensor, "doses m"]
-    ) -> None:
+    def take_in(self, place: int, answers: Float[Tensor, "moves b classes"], lengths: Float[Tensor, "doses m"]) -> None:
         """One latent's answers in this batch: at each dose, then at each dose along each random direction."""
         doses = len(self.doses)
         self.logits[self._here, place] = answers[:doses].transpose(0, 1).float()
         control = answers[doses:].unflatten(0, (doses, self._controls))
-        self.control_logits[place] += control.sum(2)
-        self.control_probabilities[place] += control.softmax(-1).sum(2)
+        self.control_logits[place] += control.sum(2, dtype=torch.float64)
+        self.control_probabilities[place] += control.softmax(-1).sum(2, dtype=torch.float64)
         own = self.unedited[self._here].argmax(-1)
         self.control_changed[place] += (control.argmax(-1) != own).sum(2)
         self._lengths[place] += lengths.double().mean(1).cpu() * answers.shape[1]

@@ -41,13 +41,10 @@ class Edit:
 
     def __post_init__(self) -> None:
         where = f"latent {self.latent}"
-        if self.op not in _VALUES:
-            raise InputError(f"{where}: there is no edit {self.op!r}: {did_you_mean(str(self.op), _VALUES)}")
+        _check_op(self.op, where)
         if len(self.values) != (count := _VALUES[self.op]):
             takes = ("no value", "one value", "two values")[count]
-            raise InputError(
-                f"{where}: {self.op} takes {takes}, got {len(self.values)}: write {_EXAMPLES[self.op]}"
-            )
+            raise InputError(f"{where}: {self.op} takes {takes}, got {len(self.values)}: write {_EXAMPLES[self.op]}")
         if any(math.isnan(value) for value in self.values):
             raise InputError(f"{where}: {self.op} got NaN")
         if self.op == "clamp":
@@ -60,10 +57,15 @@ class Edit:
         return " ".join([self.op, *(f"{value:g}" for value in self.values)])
 
 
+def _check_op(op: str, where: str) -> None:
+    if op not in _VALUES:
+        raise InputError(f"{where}: there is no edit {op!r}: {did_you_mean(str(op), _VALUES)}")
+
+
 Edits = tuple[Edit, ...]
 
 
-def read_edits(edits: Mapping[int, Any], d_sae: int) -> Edits:
+def read_edits(edits: Mapping[Any, Any], d_sae: int) -> Edits:
     """Edits as users write them: `{17: ("set", 5.0), 3: "ablate", 4: ("clamp", 0, 2), 8: "keep"}`.
 
     Args:
@@ -98,9 +100,8 @@ def _read(latent: int, edit: Any) -> Edit:
         return edit
     op, *values = [edit] if isinstance(edit, str) else edit if isinstance(edit, (tuple, list)) and edit else [None]
     if not isinstance(op, str):
-        raise InputError(
-            f"latent {latent}: {edit!r} is no edit; write one of {', '.join(_EXAMPLES.values())}"
-        )
+        raise InputError(f"latent {latent}: {edit!r} is no edit; write one of {', '.join(_EXAMPLES.values())}")
+    _check_op(op, f"latent {latent}")
     for value in values:
         if isinstance(value, bool) or not isinstance(value, Real):
             raise InputError(f"latent {latent}: {op} takes numbers, got {value!r}")

@@ -46,7 +46,10 @@ class Opened:
     def answers_to_moves(
         self, lengths: Float[Tensor, "v m"], directions: Float[Tensor, "v d_in"]
     ) -> Float[Tensor, "v b classes"]:
-        """Answers after v moves of all rows, each along one direction by a length of its own for each row."""
+        """Answers after v moves of all rows, each along one direction by a length of its own for each row.
+
+        They come in the model's precision, at least float32, on the CPU.
+        """
         values = self._batch.values
         device, b = values.device, len(values)
         lengths, directions = lengths.to(device), directions.to(device)
@@ -57,7 +60,8 @@ class Opened:
             repeated = values.repeat(count, *[1] * (values.ndim - 1))
             new = with_rows(repeated, moved.flatten(0, 1), self._meaning)
             found.append(self._batch(new, torch.arange(b, device=device).repeat(count)).unflatten(0, (count, b)))
-        return torch.cat(found).double().cpu()
+        answers = torch.cat(found).cpu()
+        return answers.to(torch.promote_types(answers.dtype, torch.float32))
 
     def answers_to_single_moves(
         self,

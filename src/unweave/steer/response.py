@@ -141,7 +141,8 @@ class Response:
         if column not in self.table.column_names:
             raise InputError(f"the table has no column {column!r}; choose from: {', '.join(self.table.column_names)}")
         shape, place = (len(self.latents), len(self.doses), len(self.class_names)), self._place(latent)
-        return np.asarray(self.table[column], np.float64).reshape(shape)[place]
+        values: Float[np.ndarray, "latents doses classes"] = np.asarray(self.table[column], np.float64).reshape(shape)
+        return np.asarray(values[place])
 
     def of_answers(self, latent: int, column: str) -> Float[np.ndarray, " doses"]:
         """A column of `answers` for one latent.
@@ -151,7 +152,8 @@ class Response:
         """
         if column not in self.answers.column_names:
             raise InputError(f"there is no column {column!r}; choose from: {', '.join(self.answers.column_names)}")
-        return np.asarray(self.answers[column], np.float64).reshape(len(self.latents), -1)[self._place(latent)]
+        values = np.asarray(self.answers[column], np.float64).reshape(len(self.latents), -1)
+        return np.asarray(values[self._place(latent)])
 
     def strongest(self) -> list[Effect]:
         """For each latent the class that it moves most, those furthest beyond their control first."""

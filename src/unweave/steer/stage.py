@@ -134,9 +134,7 @@ def dose_response(
     return Response(folder, scratch)
 
 
-def _check(
-    op: str, unit: str, doses: Sequence[float], latents: Sequence[int], controls: int, resamples: int
-) -> None:
+def _check(op: str, unit: str, doses: Sequence[float], latents: Sequence[int], controls: int, resamples: int) -> None:
     for name, value, choices in (("op", op, get_args(DoseOp)), ("unit", unit, get_args(DoseUnit))):
         if value not in choices:
             raise InputError(f"{name}={value!r} is none of {', '.join(choices)}: {did_you_mean(str(value), choices)}")
@@ -156,7 +154,9 @@ def _decoder_id(decoder: Decoder | None, *, kept: bool) -> str:
     if isinstance(decoder, nn.Module):
         return hash_module(decoder)
     if kept:
-        raise InputError("a decoder whose pictures are kept must be a torch.nn.Module: its weights belong to the result")
+        raise InputError(
+            "a decoder whose pictures are kept must be a torch.nn.Module: its weights belong to the result"
+        )
     return "a function"
 
 
@@ -227,7 +227,7 @@ def _dose_values(plan: _Plan, largest: Float[Tensor, " latents"]) -> Float[Tenso
 
 
 def _steps(op: DoseOp, values: Float[Tensor, " doses"], codes: Float[Tensor, " m"]) -> Float[Tensor, "doses m"]:
-    """f' − f of each row at each dose."""
+    """What each dose adds to the code of each row, f' − f."""
     if op == "set":
         return values.unsqueeze(1) - codes
     if op == "add":

@@ -1,0 +1,156 @@
+"""The networks of the recipe `instances`, and what their layers give."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from unweave.capture import capture
+from unweave.compare import Comparing
+from unweave.core.errors import InputError
+from unweave.core.progress import progress, silenced
+from unweave.core.seeds import derive_seed, torch_generator
+from unweave.datasets.base import DatasetConfig, ImageDataset
+from unweave.datasets.mnist import Mnist
+from unweave.dictionaries.base import DictionaryConfig
+from unweave.dictionaries.topk import TopK
+from unweave.models.base import ModelConfig
+from unweave.models.classifier import evaluate, train_classifier
+from unweave.models.custom import load_weights
+from unweave.models.fitting import Fit
+from unweave.models.hooks import resolve
+from unweave.models.tanh import Tanh
+from unweave.recipes.base import Run
+from unweave.store.activations import Activations
+from unweave.train import Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instances:
+    """Several trainings of one network, compared layer by layer."""
+
+    data: DatasetConfig = field(default_factory=Mnist)
+    "the images"
+    model: ModelConfig = field(default_factory=Tanh)
+    "the network"
+    fit: Fit = field(default_factory=lambda: Fit(epochs=2))
+    "how each instance is trained"
+    instances: int = 5
+    "how many are trained, each from its own seed"
+    states: tuple[Path, ...] = ()
+    "state dicts to take instead of training: .safetensors, or checkpoints that torch reads with weights_only=True"
+    layers: tuple[str, ...] = ("tanh0", "tanh1")
+    "modules whose outputs are compared"
+    names: tuple[str, ...] = ("fc0", "fc1")
+    "what these layers are called in metrics and figures"
+    images: int = 1000
+    "test images, from the first on, on which layers are compared"
+    comparing: Comparing = field(default_factory=Comparing)
+    "permutations and neighbours of the comparison"
+    dictionaries: bool = True
+    "train a dictionary of each instance, and ask whether they hold the same latents"
+    sae: DictionaryConfig = field(default_factory=lambda: TopK(d_sae=128, k=8))
+    "the dictionary, of the first of the layers"
+    training: Training = field(default_factory=Training)
+    "how it is trained"
+    attention: bool = True
+    "ask which pixels units and latents look at, and whether these lie in one place"
+    dealings: int = 19
+    "times that each map's gradients are dealt out again: its null"
+
+    def __post_init__(self) -> None:
+        count = len(self.states) or self.instances
+        if count < 2:
+            raise InputError(f"there is nothing to compare with {count} instance: give instances or states, at least 2")
+        if len(self.layers) != len(self.names) or not self.layers:
+            raise InputError(f"each layer needs a name: {len(self.layers)} layers, {len(self.names)} names")
+        if len(set(self.names)) < len(self.names):
+            raise InputError(f"two layers have one name: {', '.join(self.names)}")
+        if self.images < 32 or self.dealings < 1:
+            raise InputError(f"images must be at least 32 and dealings at least 1, got {self.images}, {self.dealings}")
+        if self.attention and not self.dictionaries:
+            raise InputError("attention compares units with latents: switch dictionaries on, or attention off")
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """One instance: as trained, and as it was before."""
+
+    name: str
+    trained: nn.Module
+    untrained: nn.Module
+    accuracy: float
+
+    def module(self, condition: str) -> nn.Module:
+        """`trained` or `untrained`."""
+        return self.trained if condition == "trained" else self.untrained
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What the recipe's parts work on.
+
+    Attributes:
+        networks: the instances.
+        train: images to fit dictionaries on.
+        test: images to judge on.
+        test_rows: store of every (layer's name, instance, `trained` or `untrained`).
+        train_rows: likewise, of the layer that gets dictionaries; none without them.
+    """
+
+    networks: list[Network]
+    train: ImageDataset
+    test: ImageDataset
+    test_rows: Mapping[tuple[str, str, str], Activations]
+    train_rows: Mapping[tuple[str, str, str], Activations]
+
+
+def prepare(config: Instances, run: Run) -> Material:
+    """Train the networks, or read them, and capture their layers."""
+    train_images = config.data.load("train", run.data_dir)
+    test_images = config.data.load("test", run.data_dir)
+    if config.images > len(test_images):
+        raise InputError(f"images is {config.images:,}, but there are {len(test_images):,} test images")
+    resolve(config.model.build(train_images.shape, len(train_images.class_names), torch_generator(0)), config.layers)
+    count = len(config.states) or config.instances
+    networks, of_test, of_train = [], {}, {}
+    with progress("Training and capturing", total=count, unit="instances") as bar:
+        for index in range(count):
+            with silenced():
+                network = _network(config, run, index, train_images, test_images)
+                networks.append(network)
+                of_test.update(_captured(config, run, network, test_images, "test", config.names))
+                if config.dictionaries:
+                    of_train.update(_captured(config, run, network, train_images, "train", config.names[:1]))
+            bar.advance()
+    return Material(networks, train_images, test_images, of_test, of_train)
+
+
+def _network(config: Instances, run: Run, index: int, train: ImageDataset, test: ImageDataset) -> Network:
+    seed, device = derive_seed(run.seed, "instance", index), run.runtime.torch_device()
+    shape, classes = train.shape, len(train.class_names)
+    untrained = config.model.build(shape, classes, torch_generator(seed, "model")).to(device).eval()
+    if not config.states:
+        place = run.place(f"model@{index}")
+        made = train_classifier(config.model, config.fit, train, test, seed=seed, out=place, runtime=run.runtime)
+        return Network(str(index), made.module, untrained, made.test_accuracy)
+    module = config.model.build(shape, classes, torch_generator(seed, "model"))
+    load_weights(module, config.states[index])
+    module.to(device).eval()
+    return Network(str(index), module, untrained, evaluate(module, test)[0])
+
+
+def _captured(
+    config: Instances, run: Run, network: Network, images: ImageDataset, split: str, names: tuple[str, ...]
+) -> dict[tuple[str, str, str], Activations]:
+    found = {}
+    for condition in ("trained", "untrained"):
+        for name, layer in zip(config.names, config.layers, strict=True):
+            if name in names:
+                role = f"activations@{split}-{name}-{condition}-{network.name}"
+                module = network.module(condition)
+                found[name, network.name, condition] = capture(
+                    module, images, at=layer, out=run.place(role), batch_size=2048
+                )
+    return found
