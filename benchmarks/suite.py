@@ -9,11 +9,11 @@ from typing import Literal, get_args
 import torch
 import tyro
 
-from benchmarks import analysis, machine, quality, reading, steps
+from benchmarks import ablation, analysis, machine, quality, reading, steps
 from benchmarks.peers.protocol import OURS, drivers
 from unweave.core.progress import silenced
 
-Name = Literal["steps", "steps-tuned", "quality", "analysis", "reading"]
+Name = Literal["steps", "steps-tuned", "quality", "analysis", "ablation", "reading"]
 NAMES: tuple[Name, ...] = get_args(Name)
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,6 +55,8 @@ def _measure(name: Name, options: Options) -> list[dict[str, object]]:
     if name == "analysis":
         small = analysis.Plan(n=20_000, rounds=3, threads=(1,))
         return analysis.measure(small if quick else analysis.Plan())
+    if name == "ablation":
+        return ablation.measure(ablation.Plan(n=20_000, rounds=3, threads=(1,)) if quick else ablation.Plan())
     if name == "reading":
         return reading.measure(reading.Plan(gib=0.5, rounds=2) if quick else reading.Plan(), scratch=scratch)
     sides = drivers(options.only)

@@ -31,7 +31,7 @@ def build(results: Path) -> str:
     found = load(results)
     if not found:
         return "No results yet: `make bench` writes them."
-    parts: Sequence[Callable[[dict[str, Any]], Iterable[str]]] = (_steps, _quality, _analysis, _reading)
+    parts: Sequence[Callable[[dict[str, Any]], Iterable[str]]] = (_steps, _quality, _analysis, _ablation, _reading)
     lines = [line for part in parts for line in part(found)]
     return "\n".join([_measured_on(found), "", _HEADER, *lines])
 
@@ -163,6 +163,18 @@ def _analysis(found: dict[str, Any]) -> Iterator[str]:
                 f"{_number(row['sparse_seconds']['median'])} s",
                 f"from dense codes: {_number(row['dense_seconds']['median'])} s",
                 _number(row["times_sparse"]["median"]),
+                *[_NOTHING] * 4,
+            )
+
+
+def _ablation(found: dict[str, Any]) -> Iterator[str]:
+    for row in found.get("ablation", {}).get("rows", []):
+        if row["threads"] == 1:
+            yield _line(
+                f"ablation of every latent, {row['codes']} codes, {row['n']:,} rows, d_sae {row['d_sae']:,}",
+                f"{_number(row['closed_seconds']['median'])} s",
+                f"decoding again without each: {_number(row['loop_seconds']['median'])} s",
+                _number(row["times_closed"]["median"]),
                 *[_NOTHING] * 4,
             )
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from unweave.analyze import Analysis, Atlas, analyze
 from unweave.capture import capture
+from unweave.compare import Comparing, Comparison, compare, compare_all
 from unweave.core.errors import InputError, StoreError
 from unweave.core.runtime import Runtime
 from unweave.datasets.base import DatasetConfig as _DatasetConfig
@@ -23,6 +24,8 @@ __all__ = [
     "Activations",
     "Analysis",
     "Atlas",
+    "Comparing",
+    "Comparison",
     "Dictionary",
     "InputError",
     "Published",
@@ -35,6 +38,8 @@ __all__ = [
     "ablation_effects",
     "analyze",
     "capture",
+    "compare",
+    "compare_all",
     "dose_response",
     "load",
     "splice",

@@ -49,9 +49,9 @@ def test_edits_that_change_nothing_change_no_bit(model, sae, x, edits):
 @torch.no_grad()
 def test_rows_where_the_latent_is_silent_keep_every_bit(model, sae, x):
     hidden = HookPoints(model, "hidden").read(x)["hidden"]
-    silent = sae.encode(hidden)[:, 4] == 0
+    silent = sae.encode(hidden)[:, 8] == 0
     assert 0 < silent.sum() < 40
-    with steer(model, sae, edits={4: "ablate"}) as steering:
+    with steer(model, sae, edits={8: "ablate"}) as steering:
         steered = HookPoints(model, "hidden").read(x)["hidden"]
     assert torch.equal(steered[silent], hidden[silent])
     assert (steered[~silent] != hidden[~silent]).any(1).all()
@@ -147,6 +147,9 @@ class Tokens(nn.Module):
         super().__init__()
         self.linear = nn.Linear(4, 66)
         self.tokens, self.map = nn.Identity(), nn.Identity()
+        with torch.no_grad():
+            self.linear.weight.copy_(drawn(66, 4, seed=5))
+            self.linear.bias.zero_()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         every = self.linear(x)
@@ -188,7 +191,7 @@ def test_any_precision_comes_back_in_the_same(make_sae, x, dtype, rows):
     model = Tokens().to(dtype)
     sae = make_sae(30 if rows == "flatten" else 6, 10)
     hidden = HookPoints(model, "tokens").read(x.to(dtype))["tokens"]
-    with steer(model, sae, at="tokens", rows=rows, edits={4: "ablate"}):
+    with steer(model, sae, at="tokens", rows=rows, edits={8: "ablate"}):
         assert model(x.to(dtype)).dtype == dtype
         moved = HookPoints(model, "tokens").read(x.to(dtype))["tokens"]
     assert moved.dtype == dtype

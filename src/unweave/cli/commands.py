@@ -11,6 +11,8 @@ from rich.table import Table
 
 from unweave.analyze import Analysis, analyze
 from unweave.capture import Capture, capture
+from unweave.cli.bench import bench_command
+from unweave.cli.compare import compare_command
 from unweave.cli.parsing import component, parse, taken, unfilled
 from unweave.cli.steer import steer_command
 from unweave.cli.sweep import sweep_command
@@ -233,10 +235,12 @@ def _text(command: Callable[[list[str], str], None]) -> str:
 COMMANDS: dict[str, Callable[[list[str], str], None]] = {
     "run": run_command,
     "sweep": sweep_command,
+    "bench": bench_command,
     "recipes": recipes_command,
     "capture": capture_command,
     "train": train_command,
     "analyze": analyze_command,
     "steer": steer_command,
+    "compare": compare_command,
     "report": report_command,
 }

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from unweave.figures.style import ACCENT, INK, QUIET, WARM, house_style
 
 _SIGNED = LinearSegmentedColormap.from_list("signed", [WARM, "#ffffff", ACCENT])
-_SIDE, _LABEL, _GAP = 0.62, 1.35, 0.05  # inches
+_SIDE, _LABEL, _GAP = 0.66, 1.0, 0.05  # inches
 
 
 def attention_maps(
@@ -23,7 +23,7 @@ def attention_maps(
     """Maps side by side, a row for each kind: blue where more ink raises the value, orange where it lowers it.
 
     Args:
-        rows: signed maps by kind, each drawn on its own scale.
+        rows: signed maps by kind, each on its own scale, up to the 99th percentile.
         outlines: sets of pixels to draw a line around.
         notes: a few words below each map.
     """
@@ -49,7 +49,7 @@ def attention_maps(
 
 
 def _map(axis: Axes, values: Float[np.ndarray, "h w"], outline: Bool[np.ndarray, "h w"] | None) -> None:
-    largest = float(np.abs(values).max()) or 1.0
+    largest = float(np.percentile(np.abs(values), 99)) or float(np.abs(values).max()) or 1.0
     axis.imshow(values, cmap=_SIGNED, vmin=-largest, vmax=largest, interpolation="nearest")
     if outline is not None:
         fine = np.kron(outline, np.ones((8, 8)))  # lines run along the pixels' edges
@@ -97,4 +97,4 @@ def _box(axis: Axes, numbers: Float[np.ndarray, " m"], place: int, colour: str) 
     axis.plot([low, high], [place, place], color=colour, lw=1.3)
     axis.barh(place, max(third - first, 1e-6), left=first, height=0.42, color=colour, alpha=0.3)
     axis.plot(median, place, "o", color=colour, ms=5)
-    axis.annotate(f"{median:.2g}", (median, place), xytext=(0, 6), textcoords="offset points", ha="center", size=7.5)
+    axis.annotate(f"{median:.3g}", (median, place), xytext=(0, 6), textcoords="offset points", ha="center", size=7.5)

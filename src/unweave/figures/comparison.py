@@ -145,8 +145,8 @@ def replication(
         for mark in marks:
             at = int(np.argmin(np.abs(thresholds - mark)))
             axis.plot(mark, main[at], "o", color=ACCENT, ms=4)
-            text = f"{main[at]:.0f} %"
-            axis.annotate(text, (mark, main[at]), xytext=(4, 5), textcoords="offset points", size=8, color=ACCENT)
+            look: dict[str, Any] = {"size": 8, "color": ACCENT, "bbox": {"fc": "white", "ec": "none", "pad": 0.8}}
+            axis.annotate(f"{main[at]:.0f} %", (mark, main[at]), xytext=(5, 6), textcoords="offset points", **look)
         axis.set(xlabel="correlation of the partners' codes, at least", ylabel="% of live latents", xlim=(0, 1))
         axis.set_ylim(0, 102)
         axis.set_title("Latents that another instance's dictionary holds too")

@@ -11,19 +11,21 @@ from unweave.figures.style import ACCENT, QUIET, house_style, panels
 _MOST_NAMED = 40
 
 
-def matrices(similarities: Mapping[str, Float[np.ndarray, "m m"]], labels: Sequence[str]) -> Figure:
-    """Matrices of cosine similarities of the same things, side by side, on one scale from −1 to 1."""
+def matrices(distances: Mapping[str, Float[np.ndarray, "m m"]], labels: Sequence[str]) -> Figure:
+    """Matrices of distances between the same things, side by side, each on a scale of its own from 0."""
+    named = len(labels) <= _MOST_NAMED
+    ticks = list(range(0, len(labels), 1 if named else max(1, len(labels) // 8)))
     with house_style():
-        figure, axes = panels(len(similarities), width=3.5, height=3.5)
-        for axis, (title, matrix) in zip(axes, similarities.items(), strict=True):
-            image = axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
-            named = len(labels) <= _MOST_NAMED
-            ticks = range(len(labels)) if named else range(0, len(labels), max(1, len(labels) // 8))
-            axis.set_xticks(list(ticks), [labels[tick] for tick in ticks], rotation=90, size=6.5)
-            axis.set_yticks(list(ticks), [labels[tick] for tick in ticks], size=6.5)
-            axis.set_title(title)
+        figure, axes = panels(len(distances), width=3.2, height=3.3)
+        for axis, (title, matrix) in zip(axes, distances.items(), strict=True):
+            image = axis.imshow(matrix, vmin=0, vmax=max(float(matrix.max()), 1e-12), cmap="viridis_r")
+            axis.set_xticks(ticks, [labels[tick] for tick in ticks], rotation=90, size=6.5)
+            axis.set_yticks(ticks, [labels[tick] for tick in ticks], size=6.5)
+            axis.set_title(title, size=9)
             axis.grid(visible=False)
-        figure.colorbar(image, ax=axes, shrink=0.7, label="cosine similarity")
+            bar = figure.colorbar(image, ax=axis, location="bottom", shrink=0.8, aspect=30)
+            bar.ax.tick_params(labelsize=7)
+            bar.set_label("cosine distance", size=8)
     return figure
 
 

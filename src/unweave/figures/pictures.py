@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from unweave.figures.style import ACCENT, FAINT, INK, QUIET, WARM, house_style
+from unweave.figures.style import FAINT, QUIET, WARM, house_style
 
 _MOST_LABELLED = 40
 
@@ -112,7 +112,7 @@ def class_pictures(
             sheet.text(left + column * (size + gap) + size / 2, top - 0.1, name, ha="center", size=8, weight="bold")
         for row, (condition, drawn) in enumerate(pictures.items()):
             y = top + row * (size + gap)
-            sheet.text(0.05, y + size / 2, condition, va="center", size=8, color=ACCENT if row == 0 else INK)
+            sheet.text(0.05, y + size / 2, condition, va="center", size=8)
             for column, picture in enumerate(as_bytes(drawn)):
                 x = left + column * (size + gap)
                 _put(sheet, picture, x, y, size)

@@ -8,7 +8,7 @@ from torch import Tensor
 from unweave.core.codes import Codes
 
 _CHUNK = 1 << 22  # numbers held at once, so that they stay in the cache
-_SPARSE_GAIN = 16  # gathering an entry's two rows costs about as much as so many entries of a dense product
+_SPARSE_GAIN = 64  # gathering an entry's two rows costs about as much as so many entries of a dense product
 
 
 def error_rises(

@@ -90,7 +90,7 @@ def input_gradients(
 
 
 def attention(config: Instances, run: Run, material: Material, latents: Latents) -> None:
-    """Maps of all units and live latents of all instances, their localisation beside its null, and the page's section."""
+    """Measure the maps of all units and live latents of all instances beside their nulls, and write the section."""
     maps = _all_maps(config, run, material, latents)
     generator = numpy_generator(run.seed, "dealt again")
     measured = {name: localisation(one.mass).measures() for name, one in maps.items()}
@@ -178,8 +178,8 @@ def _tell(
     run.section(
         "What do they look at?",
         f"The mean gradient of each unit and latent of {config.names[0]} with respect to the image, times each pixel's "
-        f"standard deviation, over {config.images:,} test images: which pixels move it. The smallest set of pixels with "
-        "half of that mass is one place, or many.",
+        f"standard deviation, over {config.images:,} test images: which pixels move it. The smallest set of pixels "
+        "with half of that mass may be one place, or many.",
     )
     generator = numpy_generator(run.seed, "maps shown")
     shown: dict[str, Maps] = {}
@@ -214,9 +214,9 @@ def _tell(
     )
     run.show("localisation", localised(boxes, titles=_TITLES), caption)
     note = (
-        f"Effects from −1 to 1: matched-pairs rank-biserial against the null ({config.dealings} dealings, one-sided p that "
-        "maps are more gathered), Cliff's delta against units (two-sided permutation p over pooled units, which are not "
-        "independent within a network)."
+        f"Effects from −1 to 1: matched-pairs rank-biserial against the null ({config.dealings} dealings, one-sided p "
+        "that maps are more gathered), Cliff's delta against units (two-sided permutation p over the units of all "
+        "networks; those of one network are not independent)."
     )
     run.table(["measure", "", "mean", "against", "effect", "p"], rows, note=note, main=2)
 
@@ -237,6 +237,9 @@ def attention_findings(run: Run, *, dealings: int) -> list[str]:
             f"{words} look at {parts:.1f} connected patches of pixels on average, {beyond} the "
             f"{of[f'attention/components@{null}_dealt']:.1f} of the same gradients dealt out at random (p {p:.2g})"
         )
+    untrained = of["attention/components@untrained_units"]
+    if untrained <= of["attention/components@neurons"]:
+        said[0] += f"; but units of untrained networks, whose weights are noise, have {untrained:.1f}"
     effect, p = (of[f"attention/components_latents_against_units{end}"] for end in ("", "_p"))
     if p > 0.05:
         verdict = "no difference between latents and units is shown"

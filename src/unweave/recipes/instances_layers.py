@@ -71,7 +71,8 @@ def tell_published(config: Instances, run: Run, material: Material) -> None:
     caption = (
         f"Cosine of the sorted activations of networks {a} and {b}, image by image ({config.images:,} test images): as "
         "measured, and under three nulls. Untrained: the same networks before training. Other examples: each image of "
-        "one network beside another image of the other. Noise: independent uniform draws over the range of each unit."
+        "one network beside another image of the other. Noise: independent uniform draws over the range of each unit. "
+        "What lies below 0.5 is counted in the first bin."
     )
     run.show("sorted_rows", row_histograms(layers, xlabel="cosine of sorted activations"), caption)
 

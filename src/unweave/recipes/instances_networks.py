@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from unweave.capture import capture
 from unweave.compare import Comparing
@@ -106,6 +106,18 @@ class Material:
     train_rows: Mapping[tuple[str, str, str], Activations]
 
 
+class _Together(nn.Module):
+    """Networks side by side, so that one pass over the images reads the layers of all."""
+
+    def __init__(self, networks: list[Network]) -> None:
+        super().__init__()
+        named = {f"{c}-{n.name}": n.module(c) for c in ("trained", "untrained") for n in networks}
+        self.networks = nn.ModuleDict(named)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [network(x) for network in self.networks.values()]
+
+
 def prepare(config: Instances, run: Run) -> Material:
     """Train the networks, or read them, and capture their layers."""
     train_images = config.data.load("train", run.data_dir)
@@ -114,16 +126,14 @@ def prepare(config: Instances, run: Run) -> Material:
         raise InputError(f"images is {config.images:,}, but there are {len(test_images):,} test images")
     resolve(config.model.build(train_images.shape, len(train_images.class_names), torch_generator(0)), config.layers)
     count = len(config.states) or config.instances
-    networks, of_test, of_train = [], {}, {}
-    with progress("Training and capturing", total=count, unit="instances") as bar:
+    networks = []
+    with progress("Training instances" if not config.states else "Reading instances", total=count, unit="") as bar:
         for index in range(count):
             with silenced():
-                network = _network(config, run, index, train_images, test_images)
-                networks.append(network)
-                of_test.update(_captured(config, run, network, test_images, "test", config.names))
-                if config.dictionaries:
-                    of_train.update(_captured(config, run, network, train_images, "train", config.names[:1]))
+                networks.append(_network(config, run, index, train_images, test_images))
             bar.advance()
+    of_test = _captured(config, run, networks, test_images, "test", config.names)
+    of_train = _captured(config, run, networks, train_images, "train", config.names[:1]) if config.dictionaries else {}
     return Material(networks, train_images, test_images, of_test, of_train)
 
 
@@ -142,15 +152,20 @@ def _network(config: Instances, run: Run, index: int, train: ImageDataset, test:
 
 
 def _captured(
-    config: Instances, run: Run, network: Network, images: ImageDataset, split: str, names: tuple[str, ...]
+    config: Instances, run: Run, networks: list[Network], images: ImageDataset, split: str, names: tuple[str, ...]
 ) -> dict[tuple[str, str, str], Activations]:
+    """Stores of the named layers of all networks, trained and untrained, from one pass over the images."""
+    at = {
+        (name, network.name, condition): f"networks.{condition}-{network.name}.{layer}"
+        for condition in ("trained", "untrained")
+        for network in networks
+        for name, layer in zip(config.names, config.layers, strict=True)
+        if name in names
+    }
+    root = run.folder / "artifacts" / f"activations@{split}"
+    stores = capture(_Together(networks), images, at=list(at.values()), out=root, batch_size=2048)
     found = {}
-    for condition in ("trained", "untrained"):
-        for name, layer in zip(config.names, config.layers, strict=True):
-            if name in names:
-                role = f"activations@{split}-{name}-{condition}-{network.name}"
-                module = network.module(condition)
-                found[name, network.name, condition] = capture(
-                    module, images, at=layer, out=run.place(role), batch_size=2048
-                )
+    for (name, network, condition), path in at.items():
+        found[name, network, condition] = stores[path]
+        run.artifacts[f"activations@{split}-{name}-{condition}-{network}"] = stores[path].folder
     return found

@@ -247,8 +247,9 @@ def _show_geometry(run: Run, chosen: Sequence[int], agree: Agreement, near: Mapp
     labels = [str(latent) for latent in chosen]
     run.show(
         "geometry_matrices",
-        matrices({name: one.numpy() for name, one in near.items()}, labels),
-        "Cosine similarity of each two selected latents, in the order of the classes that they matter to.",
+        matrices({name: (1 - one).numpy() for name, one in near.items()}, labels),
+        "Cosine distance of each two selected latents, in the order of the classes that they matter to; each matrix on "
+        "its own scale.",
     )
     low, high = np.percentile(agree.untrained, [2.5, 97.5])
     notes = {

@@ -13,7 +13,7 @@ from unweave.datasets.base import ImageDataset
 from unweave.datasets.scrambled import SCRAMBLED
 from unweave.dictionaries.base import Dictionary
 from unweave.dictionaries.relu_kl import ReLUKL
-from unweave.figures.curves import model_curves
+from unweave.figures.curves import dictionary_curves, model_curves
 from unweave.models.classifier import TrainedModel
 from unweave.models.pixel_decoder import TrainedDecoder, pixel_errors
 from unweave.recipes.base import Run
@@ -121,7 +121,7 @@ def tell_training(parts: Parts, run: Run) -> None:
     run.record({"model/test_accuracy": parts.model.test_accuracy, "pixels/test_mse": parts.decoder.test_mse})
     run.record({"pixels/test_mse": float(alone.mean())}, condition="class_mean_image")
     run.section(
-        "The model, and the way back to pixels",
+        "The model, a way back to pixels, and the dictionary",
         f"A classifier, and a linear decoder with a sigmoid from its layer {parts.at} to the image. The control is the "
         "mean image of the right class, which no activation is needed for.",
     )
@@ -138,3 +138,5 @@ def tell_training(parts: Parts, run: Run) -> None:
         main=2,
     )
     run.show("model_curves", model_curves(parts.model.curves), "The model while it was trained.")
+    caption = f"The dictionary {parts.main.name} while it was trained; numbers are means over training batches."
+    run.show("dictionary_curves", dictionary_curves(parts.main.sae.history), caption)

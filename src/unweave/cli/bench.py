@@ -1,0 +1,101 @@
+"""`unweave bench`: comparisons of all dictionaries of the registry, as a table on the terminal and a page."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Generic, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from unweave.cli.parsing import parse, taken
+from unweave.core.errors import InputError, did_you_mean
+from unweave.core.runtime import Runtime
+from unweave.recipes.base import RECIPES, Run, execute
+from unweave.recipes.recovery_page import HEADINGS, cells
+from unweave.recipes.recovery_scores import load_scores, summaries
+from unweave.report import build_report
+
+C = TypeVar("C")
+Flat = tyro.conf.arg(name="")
+console = Console(highlight=False, soft_wrap=True, markup=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchArguments(Generic[C]):
+    """Flags of `unweave bench NAME`."""
+
+    config: Annotated[C, Flat]
+    seed: int = 0
+    "every random choice comes from it"
+    out: Path | None = None
+    "folder of the run; by default runs/RECIPE-FINGERPRINT, so that the same command finds its run again"
+    runtime: Annotated[Runtime, Flat] = field(default_factory=Runtime)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A recipe that compares kinds of dictionaries, and the tables that the terminal shows of it."""
+
+    recipe: str
+    tables: Callable[[Run], list[Table]]
+
+
+def bench_command(given: list[str], program: str) -> None:
+    """Compare every kind of dictionary on the same data."""
+    if not given or given[0] in ("-h", "--help"):
+        _list(program)
+        return
+    name = given.pop(0)
+    if name not in BENCHES:
+        raise InputError(f"there is no bench {name!r}: {did_you_mean(name, BENCHES)}")
+    bench = BENCHES[name]
+    recipe = RECIPES[bench.recipe]
+    preset = taken(given, "--preset") or "default"
+    read = parse(
+        BenchArguments[recipe.config],  # type: ignore[name-defined]
+        BenchArguments(config=recipe.preset(preset)),
+        given,
+        program=f"{program} {name}",
+        description=f"{recipe.summary} Presets (--preset): {', '.join(recipe.presets)}; values below: {preset}.",
+    )
+    read.runtime.apply()
+    run = execute(recipe.name, read.config, seed=read.seed, out=read.out, runtime=read.runtime)
+    page = build_report(run.folder)
+    for table in bench.tables(run):
+        Console(highlight=False).print(table)
+    for sentence in run.findings:
+        console.print(f"• {sentence}")
+    console.print(f"Report: {page.resolve()}")
+
+
+def _list(program: str) -> None:
+    console.print(f"usage: {program} NAME [--preset NAME] [FLAGS]\n\n{bench_command.__doc__}\n")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("bench", "presets", "what it asks"):
+        table.add_column(heading)
+    for name, bench in BENCHES.items():
+        recipe = RECIPES[bench.recipe]
+        table.add_row(name, ", ".join(recipe.presets), recipe.summary)
+    console.print(table)
+    console.print(f"\n{program} NAME --help lists its flags; `unweave run NAME` is the same without the table.")
+
+
+def _recovery_tables(run: Run) -> list[Table]:
+    """Kinds by falling MCC, one table for each sort of rows."""
+    folders: list[Path] = [path for role, path in run.artifacts.items() if role.startswith("scores@")]
+    found = summaries([score for folder in folders for score in load_scores(folder)])
+    tables = []
+    for rows in dict.fromkeys(one.rows for one in found):
+        table = Table(title=f"{rows} rows", title_justify="left", box=None, pad_edge=False, header_style="bold")
+        for heading in HEADINGS:
+            table.add_column(heading, justify="right" if heading else "left", no_wrap=bool(heading))
+        for one in found:
+            if one.rows == rows:
+                table.add_row(*cells(one))
+        tables.append(table)
+    return tables
+
+
+BENCHES: Mapping[str, Bench] = {"recovery": Bench("recovery", _recovery_tables)}

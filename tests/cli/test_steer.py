@@ -1,0 +1,77 @@
+"""`unweave steer`: what it says and leaves, and what it refuses."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from unweave.steer import Response, load_splice
+
+MODEL = "run/artifacts/model"
+FEW = "--controls 3 --doses 0,1 --unit value"
+
+
+def test_it_says_what_moved_and_leaves_tables_and_figures(cli: Callable, chain: Path, tmp_path: Path) -> None:
+    out = tmp_path / "steered"
+    line = f"steer {MODEL} run/artifacts/sae --latents 3,1 {FEW} --examples 50 --out {out}"
+    ended = cli(line)
+    assert ended.code == 0, ended.err
+    assert "of the loss against the mean row is recovered" in ended.out
+    assert "random directions" in ended.out
+    response = Response(out / "response")
+    assert (response.latents, response.doses, response.n) == ([3, 1], [0.0, 1.0], 50)
+    assert load_splice(out / "splice").n == 50
+    figures = {path.name for path in (out / "figures").iterdir()}
+    assert figures == {f"{name}.{kind}" for name in ("latent-3", "latent-1", "splice") for kind in ("png", "svg")}
+    before = (out / "response" / "manifest.json").stat().st_mtime_ns
+    assert cli(line).out == ended.out
+    assert (out / "response" / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_a_model_by_name_and_other_options(cli: Callable, chain: Path, tmp_path: Path) -> None:
+    options = "--at relu2 --op add --doses=-1,0,1 --unit value --controls 2 --examples 20"
+    for number, line in enumerate((f"steer mlp sae {options}", f"steer sae --model mlp {options}")):
+        ended = cli(f"{line} --latents 3 --out {tmp_path / str(number)}")
+        assert ended.code == 0, ended.err
+    first, second = (Response(tmp_path / str(number) / "response") for number in range(2))
+    assert (first.doses, first.op, first.manifest.details["hook_name"]) == ([-1.0, 0.0, 1.0], "add", "relu2")
+    assert first.table.equals(second.table)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--latents 3", "which model?"),
+        (f"{MODEL} --latents 3", "Missing from"),
+        (f"{MODEL} run/artifacts/sae", "latents"),
+        (f"{MODEL} run/artifacts/sae --latents 3,x", "latents are numbers such as 3,17, got '3,x'"),
+        (f"{MODEL} run/artifacts/sae --latents 3 --doses 0,half", "doses are numbers such as 0,0.5,1,2"),
+        (f"{MODEL} run/artifacts/sae --latents 3 --examples 0", "--examples must be at least 1"),
+        (f"{MODEL} run/artifacts/sae --latents 9999", "there is no latent 9999"),
+        (f"{MODEL} run/artifacts/sae --latents 3 --at relu", "has no module 'relu': did you mean"),
+        (f"{MODEL} run/artifacts/model --latents 3", "holds an artifact of kind 'model', not 'dictionary'"),
+        (f"{MODEL} run/artifacts/sae --latents 3 --decoder sae", "not 'pixel-decoder'"),
+        ("nowhere run/artifacts/sae --latents 3", "no folder of that name"),
+    ],
+)
+def test_what_cannot_be_is_refused(cli: Callable, chain: Path, tmp_path: Path, line: str, message: str) -> None:
+    ended = cli(f"steer {line} --out {tmp_path / 'out'}")
+    assert ended.code == 2, ended.err
+    assert message in ended.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_that_the_model_does_not_take(cli: Callable, pictures: Path) -> None:
+    assert cli("run digits --out run --fit.epochs 1 --training.epochs 1 --analysis.permutations 9").code == 0
+    ended = cli(
+        f"steer {MODEL} run/artifacts/sae --latents 3 --data image-folder --data.folder pictures --split train "
+        "--data-dir data --out out"
+    )
+    assert ended.code == 2
+    assert "the model does not take images" in ended.err, ended.err
+
+
+def test_its_help_names_the_models(cli: Callable) -> None:
+    ended = cli("steer --help")
+    assert ended.code == 0
+    assert "MODEL DICTIONARY --latents" in ended.out
