@@ -61,14 +61,15 @@ def test_what_cannot_be_is_refused(cli: Callable, chain: Path, tmp_path: Path, l
     assert not (tmp_path / "out").exists()
 
 
-def test_images_that_the_model_does_not_take(cli: Callable, pictures: Path) -> None:
-    assert cli("run digits --out run --fit.epochs 1 --training.epochs 1 --analysis.permutations 9").code == 0
+def test_images_that_the_model_does_not_take(cli: Callable, made: Path, pictures: Path) -> None:
+    artifacts = made / "run" / "artifacts"
     ended = cli(
-        f"steer {MODEL} run/artifacts/sae --latents 3 --data image-folder --data.folder pictures --split train "
-        "--data-dir data --out out"
+        f"steer {artifacts / 'model'} {artifacts / 'sae'} --latents 3 --data image-folder --split train --data-dir "
+        f"{pictures} --out out"
     )
     assert ended.code == 2
-    assert "the model does not take images" in ended.err, ended.err
+    assert "the model does not take images [3, 64, 64]" in ended.err
+    assert "--data NAME chooses others" in ended.err
 
 
 def test_its_help_names_the_models(cli: Callable) -> None:

@@ -1,111 +1,73 @@
-"""The figures of steering draw without a warning, for ordinary input and at the edges, and say what is named."""
+"""Pictures, maps, histograms and matrices: what is on them, and that odd input does not break them."""
 
-import dataclasses
-import io
-import re
-import warnings
-
-import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from unweave.figures.dose import DoseCurves, dose_figure
-from unweave.figures.splice import splice_figure
+from unweave.figures.geometry import agreement, matrices
+from unweave.figures.importance import importance_histograms
+from unweave.figures.pictures import as_bytes, class_pictures, picture_grid, picture_maps, stretched
 
 
-@pytest.fixture(autouse=True)
-def _warnings_are_errors():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+def _texts(figure: Figure) -> set[str]:
+    return {text.get_text() for axis in figure.axes for text in axis.texts}
 
 
-def drawn(figure: Figure) -> list[str]:
-    """The texts of the figure."""
-    buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg")
-    figure.savefig(io.BytesIO(), format="png")
-    return re.findall(r"<text[^>]*>([^<]*)</text>", buffer.getvalue())
+@pytest.fixture
+def pictures() -> np.ndarray:
+    return np.random.default_rng(0).random((5, 1, 4, 4))
 
 
-def curves(doses: int, names: list[str], *, seed: int = 0, channels: int = 0, scale: float = 1.0) -> DoseCurves:
-    rng = np.random.default_rng(seed)
-    slope = np.linspace(-1, 1, len(names)) * scale
-    change = np.outer(np.arange(doses), slope)
-    probability = 1 / (1 + np.exp(-change))
-
-    def around(value: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return value - width, value, value + width
-
-    columns = {}
-    for name, value in (("logit_change", change), ("probability", probability)):
-        columns |= dict(zip((f"{name}_low", name, f"{name}_high"), around(value, 0.05 * scale), strict=True))
-        control = (f"control_{name}_low", f"control_{name}", f"control_{name}_high")
-        columns |= dict(zip(control, around(0.1 * value, 0.2 * scale), strict=True))
-    share = np.linspace(0, 0.5, doses) * scale
-    changed = dict(zip(("changed_low", "changed", "changed_high"), around(share, 0.01), strict=True))
-    changed |= dict(
-        zip(("control_changed_low", "control_changed", "control_changed_high"), around(share / 4, 0.02), strict=True)
-    )
-    return DoseCurves(
-        latent=17,
-        doses=np.arange(doses, dtype=float),
-        label="set to",
-        class_names=names,
-        columns=columns,
-        changed=changed,
-        pictures=rng.random((doses, channels, 5, 4)) if channels else None,
-        unedited=rng.random((channels, 5, 4)) if channels else None,
-    )
+def test_bytes_of_grey_and_coloured_pictures() -> None:
+    grey = as_bytes(np.array([[[[0.0, 1.0], [0.5, 2.0]]]]))
+    assert grey.shape == (1, 2, 2, 3)
+    np.testing.assert_array_equal(grey[0, :, :, 1], [[0, 255], [128, 255]])
+    assert as_bytes(np.zeros((1, 3, 2, 2))).shape == (1, 2, 2, 3)
 
 
-DIGITS = [str(digit) for digit in range(10)]
+def test_stretching_uses_each_pictures_own_range() -> None:
+    flat, ramp = np.full((1, 1, 2, 2), 0.3), np.array([[[[0.1, 0.2], [0.2, 0.3]]]])
+    out = stretched(np.concatenate([flat, ramp]))
+    np.testing.assert_allclose(out[0], 0)
+    np.testing.assert_allclose(out[1, 0], [[0, 0.5], [0.5, 1]])
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        curves(7, [*DIGITS, "scrambled"], channels=1),
-        curves(7, [*DIGITS, "scrambled"]),
-        curves(5, DIGITS, channels=3),
-        curves(1, DIGITS, channels=1),
-        curves(3, ["only one"]),
-        curves(4, ["yes", "no $x$ & a <name> that is far too long"]),
-        curves(4, DIGITS, scale=0.0),
-        curves(4, [f"class {number}" for number in range(1000)]),
-    ],
-    ids=["mnist", "no decoder", "colour", "one dose", "one class", "odd names", "nothing moves", "many classes"],
-)
-def test_a_dose_response_draws(given):
-    texts = drawn(dose_figure(given))
-    assert "Latent 17" in texts
-    assert "Answers that change" in texts
+def test_a_grid_labels_every_picture(pictures: np.ndarray) -> None:
+    figure = picture_grid(pictures, list("abcde"), columns=2)
+    assert _texts(figure) == set("abcde")
+    assert len(figure.axes[0].images) == 5
 
 
-def test_the_most_moved_classes_are_named_and_no_other():
-    texts = drawn(dose_figure(curves(3, [f"class {number}" for number in range(20)])))
-    assert sorted({text for text in texts if text.startswith("class")}) == ["class 0", "class 1", "class 18", "class 19"]
+@pytest.mark.parametrize("spread", [0.0, 1.0, 1e6])
+def test_maps_keep_every_picture_inside(pictures: np.ndarray, spread: float) -> None:
+    points = spread * np.random.default_rng(1).normal(size=(5, 2))
+    figure = picture_maps({"one": points, "other": -points}, pictures, list("abcde"))
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["one", "other"]
+    for axis in figure.axes:
+        for image in axis.images:
+            left, right, bottom, top = image.get_extent()
+            assert 0 <= left < right <= 1.0000001
+            assert 0 <= bottom < top <= 1.0000001
 
 
-def test_names_at_the_ends_do_not_lie_on_each_other():
-    given = curves(3, list("abcd"))
-    same = {name: np.repeat(value[:, :1], 4, axis=1) for name, value in given.columns.items()}
-    figure = dose_figure(dataclasses.replace(given, columns=same))
-    figure.draw_without_rendering()
-    for axis in figure.axes[:2]:
-        boxes = sorted((text.get_window_extent().y0, text.get_window_extent().y1) for text in axis.texts)
-        assert len(boxes) == 4
-        assert all(low[1] <= high[0] + 1.5 for low, high in zip(boxes, boxes[1:], strict=False))
+def test_class_pictures_frame_what_was_read(pictures: np.ndarray) -> None:
+    read = {"ours": np.array([True, False, True, False, False])}
+    figure = class_pictures({"mean": pictures, "ours": pictures}, read, list("abcde"))
+    assert "2 of 5" in _texts(figure)
+    assert len(figure.axes[0].patches) == 2
 
 
-@pytest.mark.parametrize("zeros", [4.0, float("nan"), 0.0])
-def test_a_splice_draws(zeros):
-    texts = drawn(
-        splice_figure(
-            {"the model itself": 0.07, "dictionary": 0.08, "pca": 0.09, "zeros": zeros},
-            {"the model itself": 0.98, "dictionary": 0.97, "pca": 0.95, "zeros": 0.1},
-        )
-    )
-    assert {"0.070", "0.080", "98.0 %", "10.0 %", "dictionary"} <= set(texts)
+def test_histograms_have_a_panel_for_each_class() -> None:
+    shares = np.random.default_rng(0).dirichlet(np.ones(20), size=6)
+    figure = importance_histograms({"ours": shares, "theirs": shares**2}, list("abcdef"))
+    drawn = [axis for axis in figure.axes if axis.get_title(loc="left")]
+    assert [axis.get_title(loc="left") for axis in drawn] == list("abcdef")
+
+
+def test_matrices_and_agreement_draw_what_they_are_given() -> None:
+    distances = np.abs(np.subtract.outer(np.arange(6.0), np.arange(6.0)))
+    figure = matrices({"a": distances, "b": distances * 0}, [str(i) for i in range(6)])
+    assert len([axis for axis in figure.axes if axis.images]) == 2
+    pairs = distances[np.triu_indices(6, 1)]
+    figure = agreement(pairs, {"a": pairs, "b": -pairs}, {"a": "r = 1", "b": "r = -1"}, axis_names=("x", "y"))
+    assert _texts(figure) == {"r = 1", "r = -1"}

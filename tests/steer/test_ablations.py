@@ -52,9 +52,7 @@ def test_it_is_what_taking_each_latent_out_does(make_sae, x, labels, rows, skips
             without = model(x)
         for c in range(3):
             of_class = labels == c
-            np.testing.assert_allclose(
-                found.logits[place, c], (without - own)[of_class].mean(0), rtol=1e-3, atol=1e-5
-            )
+            np.testing.assert_allclose(found.logits[place, c], (without - own)[of_class].mean(0), rtol=1e-3, atol=1e-5)
             rise = cross_entropy(without[of_class], labels[of_class]) - cross_entropy(own[of_class], labels[of_class])
             assert found.loss[place, c] == pytest.approx(float(rise), rel=1e-3, abs=1e-5)
             assert found.active[place, c] == int((without != own)[of_class].any(1).sum())

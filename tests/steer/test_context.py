@@ -133,7 +133,10 @@ def test_nested_blocks_at_one_point_and_at_several(model, make_sae, x):
     with steer(model, sae, at="hidden", edits={3: ("add", 1.0)}):
         once = HookPoints(model, "hidden").read(x)["hidden"]
     torch.testing.assert_close(twice, once + 2 * sae.W_dec[5])
-    with steer(model, early, at="first", edits={1: ("add", 3.0)}), steer(model, sae, at="hidden", edits={5: ("add", 2)}):
+    with (
+        steer(model, early, at="first", edits={1: ("add", 3.0)}),
+        steer(model, sae, at="hidden", edits={5: ("add", 2)}),
+    ):
         both = model(x)
     shifted = model.hidden(model.first(x) + 3 * early.W_dec[1])
     torch.testing.assert_close(both, model.head(shifted + 2 * sae.W_dec[5]))

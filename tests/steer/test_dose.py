@@ -239,5 +239,3 @@ def test_on_a_gpu(model, sae, x, labels):
     there = dose_response(model.cuda(), sae.cuda(), x, **options)
     for name in here.table.column_names:
         np.testing.assert_allclose(here.table[name], there.table[name], rtol=1e-3, atol=1e-3)
-
-

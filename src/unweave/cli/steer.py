@@ -108,8 +108,8 @@ def steer_command(given: list[str], program: str) -> None:
         named = given.pop(0)
     default = unfilled(SteerArguments, **({} if named is None else {"model": component(ModelConfig, named)}))
     text = (
-        f"{steer_command.__doc__} Usage: {program} MODEL DICTIONARY --latents 3,17 --out DIR. MODEL is the folder of a "
-        f"trained model, or one of: {', '.join(ModelConfig.registry.members())}."
+        f"{steer_command.__doc__}\n\n{program} MODEL DICTIONARY --latents 3,17 --out DIR\n\n"
+        f"MODEL is the folder of a trained model, or one of: {', '.join(ModelConfig.registry.members())}."
     )
     read = parse(SteerArguments, default, given, program=f"{program} {named or 'MODEL'}", description=text)
     read.runtime.apply()

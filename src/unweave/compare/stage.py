@@ -37,9 +37,10 @@ class Comparing:
     "rows among which they are looked up, drawn at random where there are more"
 
     def __post_init__(self) -> None:
-        for name in ("permutations", "neighbours"):
-            if (value := getattr(self, name)) < 1:
-                raise InputError(f"{name} must be at least 1, got {value}")
+        if self.permutations < 19:
+            raise InputError(f"permutations must be at least 19: p cannot reach 0.05 with {self.permutations}")
+        if self.neighbours < 1:
+            raise InputError(f"neighbours must be at least 1, got {self.neighbours}")
         if self.neighbour_rows <= self.neighbours:
             raise InputError(f"neighbour_rows must exceed neighbours ({self.neighbours}), got {self.neighbour_rows}")
 
@@ -111,7 +112,7 @@ def compare_all(
     identity = Identity(kind=KIND, config=comparing, inputs=inputs, seed=seed)
     if out is not None and existing(Path(out), identity, overwrite=overwrite):
         return read_comparison(out)
-    found = _compare(list(instances), sources, next(iter(layouts.values())), comparing, seed)
+    found = _compare(list(instances), sources, layouts, comparing, seed)
     if out is None:
         return found
     with writing(Path(out), identity, overwrite=overwrite) as draft:
@@ -125,12 +126,16 @@ def compare_all(
 
 
 def _compare(
-    names: list[str], sources: Mapping[str, Rows], shape: Layout, comparing: Comparing, seed: int
+    names: list[str], sources: Mapping[str, Rows], layouts: Mapping[str, Layout], comparing: Comparing, seed: int
 ) -> Comparison:
+    shape = next(iter(layouts.values()))
     near = min(shape.examples, max(1, comparing.neighbour_rows // shape.each))
     halves, k = Halves(shape.examples, shape.each, near), comparing.neighbours
-    order = shape.row[numpy_generator(seed, "halves").permutation(shape.examples)].ravel()
-    made = {name: Instance.of(gather(name, source, order), halves, k) for name, source in sources.items()}
+    order = numpy_generator(seed, "halves").permutation(shape.examples)
+    made = {
+        name: Instance.of(gather(name, source, layouts[name].row[order].ravel()), halves, k)
+        for name, source in sources.items()
+    }
     noise = {name: made[name].noise(halves, k, numpy_generator(seed, "noise", name)) for name in names}
     pairs = list(itertools.combinations(names, 2))
     cells: Cells = {}

@@ -31,7 +31,7 @@ Pairs = Float[np.ndarray, " pairs"]
 def sentence(values: Mapping[str, Mapping[str, Pairs]], p: Mapping[str, Pairs], *, pairs: int) -> str:
     """The statement that the numbers allow.
 
-    A measure counts as evidence where, in every pair, it lies above every null and its permutation p is below 0.05. The
+    A measure counts as evidence where, in every pair, it lies above every null and its permutation p is at most 0.05. The
     clearest are named, each with its highest null.
 
     Args:
@@ -69,7 +69,7 @@ def _conclusion(anything: bool, untrained: bool) -> str:
 def _above_all(values: Mapping[str, Pairs], p: Pairs) -> bool:
     nulls = [numbers for name, numbers in values.items() if name != "observed"]
     above = all(bool((values["observed"] > numbers).all()) for numbers in nulls)
-    return above and bool((p < _SIGNIFICANT).all())
+    return above and bool((p <= _SIGNIFICANT).all())
 
 
 def _beside(names: Sequence[str], values: Mapping[str, Mapping[str, Pairs]]) -> str:

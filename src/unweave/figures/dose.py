@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 
@@ -82,9 +83,8 @@ def _classes(axis: Axes, curves: DoseCurves, name: str, named: list[int]) -> Non
     low, high = (curves.columns[f"control_{name}_{end}"] for end in ("low", "high"))
     axis.fill_between(curves.doses, low.min(1), high.max(1), color=FAINT, lw=0, zorder=1)
     values = curves.columns[name]
-    for c in range(len(curves.class_names)):
-        if c not in named:
-            axis.plot(curves.doses, values[:, c], color=QUIET, lw=0.7, zorder=2)
+    others = [np.column_stack([curves.doses, values[:, c]]) for c in range(values.shape[1]) if c not in named]
+    axis.add_collection(LineCollection(others, colors=QUIET, linewidths=0.7, zorder=2))  # one artist, however many
     ends = []
     for c, colour in zip(named, _NAMED, strict=False):
         axis.fill_between(

@@ -1,5 +1,6 @@
 """Kinds of dictionaries beside each other on rows whose truth is known."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,8 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from unweave.figures.style import ACCENT, FAINT, INK, QUIET, WARM, house_style
+from unweave.figures.style import ACCENT, FAINT, INK, QUIET, WARM, house_style, panels
 
+# Told apart with any colour vision, and by their markers.
+_KINDS = ((ACCENT, "o"), (WARM, "s"), ("#0a8f6c", "^"), ("#5b3fb8", "D"), (INK, "v"), ("#8a6d00", "P"), (QUIET, "X"))
 _ROW_INCHES = 0.24
 _GAP = 1.6  # rows between two groups, with the name of the second in it
 
@@ -71,6 +74,33 @@ def recovery_by_kind(groups: Mapping[str, Sequence[Line]], columns: Sequence[Col
         looks = {"trained by gradient": ACCENT, "fitted in closed form": WARM}
         handles: list[Line2D] = [Line2D([], [], color=c, marker="o", ms=4.5, lw=1.6, label=n) for n, c in looks.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8.5)
+    return figure
+
+
+def along_penalty(curves: Mapping[str, Float[np.ndarray, "values 3"]], chosen: Mapping[str, int], l0: float) -> Figure:
+    """MCC and explained variance of kinds whose L0 follows a penalty, along that penalty.
+
+    Args:
+        curves: by kind, for each value of its penalty: L0, MCC, explained variance.
+        chosen: by kind, which of the values was chosen; it is ringed.
+        l0: what all were to be brought to; dotted.
+    """
+    every = np.concatenate(list(curves.values()))[:, 0]
+    limits = max(float(every.min()), 1 / 8) / 1.3, float(every.max()) * 1.3
+    with house_style():
+        figure, axes = panels(2, width=4.0, height=2.9)
+        for axis, column, title in zip(axes, (1, 2), ("MCC", "explained variance"), strict=True):
+            _setup(axis, Column(title, title, limits, log=True, reference=l0))
+            for (kind, values), (colour, marker) in zip(curves.items(), itertools.cycle(_KINDS), strict=False):
+                order = values[:, 0].argsort()
+                x = np.clip(values[:, 0], *limits)
+                axis.plot(x[order], values[order, column], color=colour, marker=marker, ms=4, lw=1.3, label=kind)
+                here = chosen[kind]
+                axis.plot(x[here], values[here, column], "o", ms=9, mfc="none", mec=colour, mew=1.2)
+            axis.set_title(title)
+            axis.set_xlabel("L0: active latents a row")
+            axis.set_ylim(min(0.0, float(np.concatenate(list(curves.values()))[:, column].min())), 1)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8.5)
     return figure
 
 

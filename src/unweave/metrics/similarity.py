@@ -77,7 +77,7 @@ class Cross:
 
     @staticmethod
     def of(
-        x: Float[np.ndarray, "n d_x"], y: Float[np.ndarray, "n d_y"], sides: tuple[Side, Side] | None = None
+        x: Float[np.ndarray, "n d_x"], y: Float[np.ndarray, "m d_y"], sides: tuple[Side, Side] | None = None
     ) -> "Cross":
         """Sum over rows; `sides` where they are known already.
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from unweave.core.config import from_json, to_json
 from unweave.core.errors import InputError
 from unweave.core.seeds import derive_seed
 from unweave.datasets.planted import Planted
@@ -36,6 +37,7 @@ from unweave.store.artifact import Identity, existing, read_manifest, writing
 from unweave.train import Job, Training, train, train_several
 
 _PLANTED = Planted(n=10_000, exponent=0.7, noise=0.1, correlation=0.4)
+_TRAINING = Training(steps=1000, batch_size=512, learning_rate=4e-3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +54,11 @@ class Recovery:
     "latents, in multiples of the true directions, for kinds that have a choice"
     l0: float | None = None
     "active latents a row that all are brought to; by default as many as there are planted"
-    training: Training = field(default_factory=lambda: Training(steps=1500, batch_size=512))
+    training: Training = field(default_factory=lambda: _TRAINING)
     "how kinds are trained that are trained by gradient"
     fit_rows: int = 4096
     "rows that a fit in closed form sees at most, where the kind lets choose"
-    tuning: int = 3
+    tuning: int = 2
     "values of a penalty that are tried beyond those that a kind declares, to bring it to that L0"
     seeds: int = 3
     "repetitions, each with other data and other dictionaries"
@@ -84,12 +86,12 @@ QUICK = Recovery(
 @recipe("recovery", default=Recovery(), quick=QUICK)
 def recovery(config: Recovery, run: Run) -> None:
     """Which dictionaries find the directions that rows are known to be made of?"""
-    first = _make(config.data, config, run.seed, 0)[0]
+    first, judged = _make(config.data, config, run.seed, 0)
     l0 = config.l0 or float((first.sources != 0).sum()) / len(first.sources)
     width = max(1, round(config.width * first.sources.shape[1]))
     sizes = Sizes(d_in=first.rows.shape[1], d_sae=width, l0=l0, fit_rows=config.fit_rows)
     entries, data = _entries(config, sizes, first)
-    tried = _tuned(config, [one for one in entries if one.rows == ANY], first, l0, run)
+    tried = _tuned(config, [one for one in entries if one.rows == ANY], (first, judged), l0, run)
     entries = settle(entries, tried, l0)
     scores = [score for number in range(config.seeds) for score in _scores(config, entries, data, number, run)]
     write_table(run.folder, scores)
@@ -100,7 +102,7 @@ def recovery(config: Recovery, run: Run) -> None:
         ends = {f"{name}_{end}": getattr(s, end) for name, s in one.spreads.items() for end in ("low", "high")}
         run.record(ends if config.seeds > 1 else {}, condition=condition)
     run.record({"data/l0": l0, "data/features": float(first.sources.shape[1])})
-    run.findings += findings(found, l0)
+    run.findings += findings(found, tried, l0)
     write_page(run, found, tried, l0=l0, seeds=config.seeds)
 
 
@@ -140,18 +142,28 @@ def _entries(config: Recovery, sizes: Sizes, rows: KnownRows) -> tuple[list[Entr
     return [*kept, *(replace(one, rows=NON_NEGATIVE) for one in fitted)], data
 
 
-def _tuned(config: Recovery, entries: Sequence[Entry], rows: KnownRows, l0: float, run: Run) -> list[Tried]:
+def _tuned(
+    config: Recovery, entries: Sequence[Entry], made: tuple[KnownRows, KnownRows], l0: float, run: Run
+) -> list[Tried]:
     """Values of penalties that were tried on the first repetition's training rows, from the artifact if it is there."""
     about = {"data": config.data, "training": config.training, "rounds": config.tuning, "l0": l0, "of": entries}
     identity = Identity(kind="recovery tuning", config=about, seed=run.seed)
     out = run.place("tuning")
     if existing(out, identity):
-        read = read_manifest(out).details["tried"]
-        return [Tried(str(k), str(o), float(v), float(got)) for k, o, v, got in read]
+        return [from_json(Tried, one, where=str(out)) for one in read_manifest(out).details["tried"]]
     with writing(out, identity) as draft:
-        seed = derive_seed(run.seed, "recovery", 0)
-        tried = tune(entries, rows.rows, l0, config.training, rounds=config.tuning, seed=seed, runtime=run.runtime)
-        draft.details["tried"] = [[one.kind, one.option, one.value, one.l0] for one in tried]
+        train_rows, judged = made
+        tried = tune(
+            entries,
+            train_rows.rows,
+            l0,
+            config.training,
+            rounds=config.tuning,
+            seed=derive_seed(run.seed, "recovery dictionary", 0),
+            runtime=run.runtime,
+            also=lambda dictionary: measure(dictionary, judged),
+        )
+        draft.details["tried"] = to_json(tried)
     return tried
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from unweave.figures.recovery import Column, Line, recovery_by_kind
+from unweave.figures.recovery import Column, Line, along_penalty, recovery_by_kind
 from unweave.recipes.base import Run
 from unweave.recipes.recovery_scores import CODES, DEAD, EXPLAINED, L0, MCC, PRECISION, RECALL, WIDTH, Spread, Summary
 from unweave.recipes.recovery_setup import ANY, Tried, chosen
@@ -15,6 +15,7 @@ from unweave.recipes.recovery_setup import ANY, Tried, chosen
 HEADINGS = ["", "MCC", "recall", "precision", "codes r", "explained", "L0", "dead", "latents"]
 _SHARES = (MCC, RECALL, PRECISION, CODES, EXPLAINED)
 _FAR = 1.25  # an L0 beyond this factor of what was planted is another comparison
+_FAR_BETTER = 0.05
 _RANDOM = "random"
 _MEANING = (
     "MCC: mean cosine of true directions and the latents matched with them, one to one. Recall: share of true "
@@ -98,18 +99,35 @@ def _tuning(run: Run, tried: Sequence[Tried], l0: float) -> None:
     run.section(
         "How penalties were tuned",
         f"Values that a kind declares, then those between or beyond them that should give an L0 of {l0:.2f} on the "
-        "training rows of the first repetition. The one that came nearest was taken for all repetitions.",
+        "training rows of the first repetition. The one that came nearest was taken for all repetitions. What else a "
+        "value gave was not looked at, and is shown because one L0 does not suit every kind: an L1 penalty that is "
+        "strong enough for few active latents also shrinks what is left.",
     )
+    kinds = list(dict.fromkeys(one.kind for one in tried))
+    curves, at = {}, {}
+    for kind in kinds:
+        of_kind = [one for one in tried if one.kind == kind and one.metrics]
+        if of_kind:
+            curves[kind] = np.array([[one.l0, one.metrics[MCC], one.metrics[EXPLAINED]] for one in of_kind])
+            best = chosen(of_kind, kind, l0)
+            at[kind] = of_kind.index(best) if best is not None else 0
+    if curves:
+        run.show(
+            "penalties",
+            along_penalty(curves, at, l0),
+            "MCC (left) and explained variance (right) on held-out rows of the first repetition, for every value of a "
+            "penalty, against the L0 that it gives on training rows. Rings: what was chosen. Dotted: the planted L0.",
+        )
     rows = []
-    for kind in dict.fromkeys(one.kind for one in tried):
+    for kind in kinds:
         of_kind = sorted((one for one in tried if one.kind == kind), key=lambda one: one.value)
         best = chosen(tried, kind, l0)
-        values = "  ".join(f"{one.value:.3g} → {one.l0:.2f}" for one in of_kind)
+        values = ",  ".join(f"{one.value:.3g}: {one.l0:.2f}" for one in of_kind)
         rows.append([kind, of_kind[0].option, values, "" if best is None else f"{best.value:.3g}"])
-    run.table(["", "option", "value → L0", "chosen"], rows, main=3)
+    run.table(["", "option", "values and their L0", "chosen"], rows, main=3)
 
 
-def findings(found: Sequence[Summary], l0: float) -> list[str]:
+def findings(found: Sequence[Summary], tried: Sequence[Tried], l0: float) -> list[str]:
     """What the numbers allow to say, in sentences."""
     measured = [one for one in found if one.spreads and one.rows == ANY]
     if not measured:
@@ -134,10 +152,22 @@ def findings(found: Sequence[Summary], l0: float) -> list[str]:
     if off:
         told = ", ".join(f"{one.kind} {one.mean(L0):.1f}" for one in off)
         said.append(f"Not at the planted L0 of {l0:.1f}, and so not quite comparable: {told}.")
+    said += _elsewhere(measured, tried)
     absent = [one for one in found if not one.spreads]
     if absent:
         said.append("Left out: " + "; ".join(f"{one.kind} ({'; '.join(one.errors)})" for one in absent) + ".")
     return said
+
+
+def _elsewhere(measured: Sequence[Summary], tried: Sequence[Tried]) -> list[str]:
+    """Kinds that find far more at another strength of their penalty."""
+    told = []
+    for one in measured:
+        of_kind = [value for value in tried if value.kind == one.kind and value.metrics]
+        best = max(of_kind, key=lambda value: value.metrics[MCC], default=None)
+        if best is not None and best.metrics[MCC] > one.mean(MCC) + _FAR_BETTER:
+            told.append(f"{one.kind} {best.metrics[MCC]:.3f} at L0 {best.l0:.1f} ({best.option}={best.value:.3g})")
+    return [f"With a weaker or stronger penalty some find far more: {'; '.join(told)}."] if told else []
 
 
 def _best(best: Summary, measured: Sequence[Summary]) -> str:

@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from unweave.train import Job, Training, train_several
 
 _BEYOND = 3.0  # how far the next value of a penalty lies outside of those that were tried
 _SMALLEST_L0 = 1e-3
+_SAME = 0.01  # of log values: closer ones are not worth a training
 
 ANY = "any sign"
 NON_NEGATIVE = "non-negative"
@@ -102,14 +103,23 @@ def penalty(config: DictionaryConfig) -> tuple[str, tuple[float, ...]] | None:
     return None if name in ("k", "target") else (name, tuple(map(float, values)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tried:
-    """A value of a kind's penalty, and the active latents a row that it gave on training rows."""
+    """A value of a kind's penalty.
+
+    Attributes:
+        kind: the kind.
+        option: the penalty's name.
+        value: what was tried.
+        l0: active latents a row that it gave on training rows, by which values are chosen.
+        metrics: what else it gave, on held-out rows: to be shown, not to choose by.
+    """
 
     kind: str
     option: str
     value: float
     l0: float
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def tune(
@@ -121,11 +131,13 @@ def tune(
     rounds: int,
     seed: int,
     runtime: Runtime,
+    also: Callable[[Dictionary], dict[str, float]] = lambda _: {},
 ) -> list[Tried]:
     """Bring kinds whose L0 follows a penalty to the L0 that is wanted, by what they do on training rows alone.
 
     First come the values that the kind itself declares in `sparsity`. Then each round adds one, where the line through
-    log L0 against log value between the two nearest meets the L0 that is wanted, or three times beyond the last.
+    log L0 against log value between the two nearest meets the L0 that is wanted, or three times beyond the last. A kind
+    is left alone once that is a value that was tried.
 
     Args:
         entries: the kinds; others than these are not looked at.
@@ -135,6 +147,7 @@ def tune(
         rounds: values to add for each kind.
         seed: of the trainings.
         runtime: device and the like.
+        also: what else to measure of each dictionary; nothing is chosen by it.
     """
     found: dict[str, list[Tried]] = {}
     wanted = {one.kind: list(declared[1]) for one in entries if one.config and (declared := penalty(one.config))}
@@ -147,9 +160,20 @@ def tune(
         outcomes = train_several(rows, jobs, runtime=runtime)
         for (kind, value), outcome in zip(asked, outcomes, strict=True):
             if isinstance(outcome, Dictionary):
-                option = _penalty_of(configs[kind])
-                found.setdefault(kind, []).append(Tried(kind, option, value, mean_l0(outcome, rows)))
-        wanted = {kind: [next_value([(one.value, one.l0) for one in tried], l0)] for kind, tried in found.items()}
+                one = Tried(
+                    kind=kind,
+                    option=_penalty_of(configs[kind]),
+                    value=value,
+                    l0=mean_l0(outcome, rows),
+                    metrics=also(outcome),
+                )
+                found.setdefault(kind, []).append(one)
+        proposed = {kind: next_value([(one.value, one.l0) for one in tried], l0) for kind, tried in found.items()}
+        wanted = {
+            kind: [value]
+            for kind, value in proposed.items()
+            if all(abs(math.log(value / one.value)) > _SAME for one in found[kind])
+        }
     return [one for tried in found.values() for one in tried]
 
 

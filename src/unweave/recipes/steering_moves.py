@@ -1,6 +1,6 @@
 """What moving latents does: one at several doses, to picture and answer; a class's own set taken out of the model."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -83,7 +83,8 @@ def _tell_taken_out(parts: Parts, run: Run, found: Importance, count: int) -> No
     whole = _accuracies(parts, [])
     without = np.stack([_accuracies(parts, found.top(c, count)) for c in range(classes)])
     generator = numpy_generator(run.seed, "random latents to take out")
-    random = np.stack([_accuracies(parts, generator.permutation(d_sae)[:count]) for _ in range(_DRAWS)])
+    drawn = [generator.permutation(d_sae)[:count].tolist() for _ in range(_DRAWS)]
+    random = np.stack([_accuracies(parts, latents) for latents in drawn])
     own = np.diag(without)
     others = np.array([np.delete(without[c], c).mean() for c in range(classes)])
     run.record({"taken_out/own": float(own.mean()), "taken_out/others": float(others.mean())})
@@ -110,9 +111,9 @@ def _tell_taken_out(parts: Parts, run: Run, found: Importance, count: int) -> No
     )
 
 
-def _accuracies(parts: Parts, latents: Iterable[int]) -> Float[np.ndarray, " classes"]:
+def _accuracies(parts: Parts, latents: Sequence[int]) -> Float[np.ndarray, " classes"]:
     """The model's accuracy on each class with some latents taken out."""
-    edits = {int(latent): "ablate" for latent in latents}
+    edits = dict.fromkeys(latents, "ablate")
     with steer(parts.model.module, parts.main.sae, at=parts.at, edits=edits):
         right = parts.predictions() == parts.label
     counts = torch.bincount(parts.label, minlength=len(parts.names))
