@@ -162,7 +162,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path):
         compare_all({"a": planted(1), "b": planted(2)}, untrained={"a": planted(1)})
     with pytest.raises(InputError, match="needs at least 8"):
         compare(noise(7, 3, 1), noise(7, 3, 2))
-    with pytest.raises(InputError, match="p cannot reach 0.05 with 18"):
+    with pytest.raises(InputError, match=r"p cannot reach 0\.05 with 18"):
         Comparing(permutations=18)
     with pytest.raises(InputError, match="neighbour_rows must exceed"):
         Comparing(neighbours=10, neighbour_rows=10)

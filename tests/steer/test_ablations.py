@@ -1,5 +1,7 @@
 """What a model loses when a latent goes: against a linear head, against taking it out for real, the artifact."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -86,8 +88,6 @@ def test_the_control_moves_rows_as_far_along_random_directions(model, sae, x, la
 
 
 def test_many_copies_go_through_in_parts(model, sae, x, labels, monkeypatch):
-    import sys
-
     whole = ablation_effects(model, sae, x, labels)
     monkeypatch.setattr(sys.modules["unweave.steer.ablations"], "_VALUES_AT_ONCE", 6 * 7)
     parts = ablation_effects(model, sae, x, labels)

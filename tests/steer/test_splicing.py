@@ -12,7 +12,7 @@ from unweave.core.errors import InputError, StoreError
 from unweave.datasets.base import MemoryImages
 from unweave.dictionaries.relu import ReLU
 from unweave.models.hooks import HookPoints
-from unweave.steer import load_splice, splice
+from unweave.steer import Response, load_splice, splice
 
 
 @pytest.fixture
@@ -118,8 +118,6 @@ def test_the_artifact_is_read_back_and_not_made_again(model, sae, x, labels, tmp
     with pytest.raises(InputError, match="made from other settings"):
         splice(model, sae, x, labels.flip(0), out=tmp_path / "splice")
     with pytest.raises(StoreError, match="of kind 'splice', not 'dose-response'"):
-        from unweave.steer import Response
-
         Response(tmp_path / "splice")
 
 

@@ -19,6 +19,8 @@ from unweave.report import build_report
 
 C = TypeVar("C")
 Flat = tyro.conf.arg(name="")
+_WIDE = 130
+_FEWER = ("", "MCC", "recall", "explained", "L0")
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
@@ -83,18 +85,23 @@ def _list(program: str) -> None:
 
 
 def _recovery_tables(run: Run) -> list[Table]:
-    """Kinds by falling MCC, one table for each sort of rows."""
+    """Kinds by falling MCC, one table for each sort of rows; those without a dictionary are among the findings."""
     folders: list[Path] = [path for role, path in run.artifacts.items() if role.startswith("scores@")]
-    found = summaries([score for folder in folders for score in load_scores(folder)])
+    found = [one for one in summaries([s for folder in folders for s in load_scores(folder)]) if one.spreads]
+    shown = range(len(HEADINGS)) if console.width >= _WIDE else [HEADINGS.index(name) for name in _FEWER]
     tables = []
     for rows in dict.fromkeys(one.rows for one in found):
         table = Table(title=f"{rows} rows", title_justify="left", box=None, pad_edge=False, header_style="bold")
-        for heading in HEADINGS:
-            table.add_column(heading, justify="right" if heading else "left", no_wrap=bool(heading))
+        for column in shown:
+            table.add_column(HEADINGS[column], justify="right" if column else "left", no_wrap=True)
         for one in found:
             if one.rows == rows:
-                table.add_row(*cells(one))
+                line = cells(one)
+                table.add_row(*(line[column] for column in shown))
         tables.append(table)
+    if tables:
+        tables[-1].caption = f"±: half of the 95 % t-interval over {len(folders)} seeds; the page explains every column"
+        tables[-1].caption_justify = "left"
     return tables
 
 

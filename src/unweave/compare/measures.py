@@ -79,8 +79,14 @@ class Pair:
         self._first = Cross.of(a.rows[:h], b.rows[:h], (a.first, b.first))
         self._second = Cross.of(a.rows[h:], b.rows[h:], (a.second, b.second))
 
-    def measures(self, order: Order | None = None) -> dict[str, float]:
-        """Every measure that the widths allow; with the rows of the second instance in another order, where given."""
+    def measures(self, order: Order | None = None, units: Int64[np.ndarray, " d"] | None = None) -> dict[str, float]:
+        """Every measure that the widths allow.
+
+        Args:
+            order: takes the rows of the second instance in another order.
+            units: likewise its units, for the two raw measures, whose rows then stay: they ask whether units of the
+                same number correspond, and rows in another order would still have the mean of each unit in common.
+        """
         a, b, h = self._a, self._b, self._halves.first
         first, second = self._first, self._second
         if order is not None:
@@ -97,16 +103,17 @@ class Pair:
             "ridge_r2": both_ways(ridge_r2, first, second),
             "mutual_knn": mutual_neighbours(a.neighbours, near),
         }
-        return {**self._by_row(order, patterns), **found}
+        return {**self._by_row(order, units), **found}
 
-    def _by_row(self, order: Order | None, patterns: Patterns) -> dict[str, float]:
+    def _by_row(self, order: Order | None, units: Int64[np.ndarray, " d"] | None) -> dict[str, float]:
         a, b = self._a, self._b
         if a.d != b.d:
             return {}
         place = slice(None) if order is None else order.rows
+        raw = place if units is None else (slice(None), units)
         values = (
-            row_similarity(a.unit, b.unit[place]),
-            row_similarity(a.patterns.rows, patterns.rows),
+            row_similarity(a.unit, b.unit[raw]),
+            row_similarity(a.patterns.rows, b.patterns.rows[raw]),
             row_similarity(a.sorted_unit, b.sorted_unit[place]),
             row_similarity(a.sorted_centred, b.sorted_centred[place]),
         )

@@ -2,11 +2,13 @@
 
 import itertools
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow.csv
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from unweave.compare.alignment import Halves, Layout, Rows, check_aligned, gather, layout
@@ -22,6 +24,7 @@ from unweave.store.artifact import Identity, existing, write_json, writing
 from unweave.store.files import save_table
 from unweave.store.rows import TensorRows
 
+_SMALL = 256  # units
 Cells = dict[str, list[dict[str, float]]]
 
 
@@ -139,7 +142,7 @@ def _compare(
     noise = {name: made[name].noise(halves, k, numpy_generator(seed, "noise", name)) for name in names}
     pairs = list(itertools.combinations(names, 2))
     cells: Cells = {}
-    with progress("Comparing", total=len(pairs), unit="pairs") as bar:
+    with _few_threads(made), progress("Comparing", total=len(pairs), unit="pairs") as bar:
         for a, b in pairs:
             generator = numpy_generator(seed, "orders", a, b)
             pair = Pair(made[a], made[b], halves)
@@ -147,13 +150,22 @@ def _compare(
             found["noise"] = Pair(noise[a], noise[b], halves).measures()
             if f"untrained {a}" in made:
                 found["untrained"] = Pair(made[f"untrained {a}"], made[f"untrained {b}"], halves).measures()
-            null = [pair.measures(halves.shuffled(generator)) for _ in range(comparing.permutations)]
+            null = [
+                pair.measures(halves.shuffled(generator), generator.permutation(made[b].d))
+                for _ in range(comparing.permutations)
+            ]
             for name, numbers in {**found, **_against(found[OBSERVED], null)}.items():
                 cells.setdefault(name, []).append(numbers)
             bar.advance()
     everywhere = [m for m in MEASURES if m not in BY_ROW or len({made[name].d for name in names}) == 1]
     values = {name: np.array([[row[m] for m in everywhere] for row in rows]) for name, rows in cells.items()}
     return Comparison(pairs, everywhere, values, shape.examples * shape.each, comparing.permutations)
+
+
+def _few_threads(made: Mapping[str, Instance]) -> AbstractContextManager[object]:
+    """One thread for small matrices: waiting for a second one takes longer than they do."""
+    small = max(instance.d for instance in made.values()) <= _SMALL
+    return threadpool_limits(1, user_api="blas") if small else nullcontext()
 
 
 def _against(observed: Mapping[str, float], null: list[dict[str, float]]) -> dict[str, dict[str, float]]:

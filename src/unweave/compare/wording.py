@@ -31,8 +31,8 @@ Pairs = Float[np.ndarray, " pairs"]
 def sentence(values: Mapping[str, Mapping[str, Pairs]], p: Mapping[str, Pairs], *, pairs: int) -> str:
     """The statement that the numbers allow.
 
-    A measure counts as evidence where, in every pair, it lies above every null and its permutation p is at most 0.05. The
-    clearest are named, each with its highest null.
+    A measure counts as evidence where, in every pair, it lies above every null and its permutation p is at most 0.05.
+    The clearest are named, each with its highest null.
 
     Args:
         values: by measure and condition, `observed` among them, one number for each pair.

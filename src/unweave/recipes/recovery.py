@@ -74,7 +74,7 @@ class Recovery:
 
 
 QUICK = Recovery(
-    data=Planted(n=2000, d_in=16, n_features=24, l0=2.5, exponent=0.3, noise=0.05),
+    data=Planted(n=2000, d_in=16, n_features=24, l0=3.0, exponent=0.3, noise=0.05),
     test_rows=1000,
     training=Training(steps=300, batch_size=128, learning_rate=1e-2),
     fit_rows=1000,

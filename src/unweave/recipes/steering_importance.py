@@ -167,7 +167,8 @@ def _record(run: Run, name: str, found: Importance) -> None:
 def _model(parts: Parts, run: Run, name: str) -> str:
     """Over how many latents the model's own loss is spread."""
     one = parts.dictionaries[name]
-    effects = ablation_effects(parts.model.module, one.sae, parts.test, at=parts.at, seed=run.seed)
+    place = run.place(f"ablations@{name}")
+    effects = ablation_effects(parts.model.module, one.sae, parts.test, at=parts.at, seed=run.seed, out=place)
     number = float(effective_number(np.abs(effects.loss.T)[: parts.shown]).mean())
     run.record({f"sae@{name}/effective_latents@model": number})
     return f"{number:.1f}"

@@ -69,7 +69,8 @@ def tell_losses(parts: Parts, run: Run, *, batch_size: int) -> None:
         name: kept(one, parts.x, batch_size=batch_size, seed=run.seed) for name, one in parts.dictionaries.items()
     }
     spliced = {
-        name: splice(parts.model.module, one.sae, parts.test, at=parts.at) for name, one in parts.dictionaries.items()
+        name: splice(parts.model.module, one.sae, parts.test, at=parts.at, out=run.place(f"splice@{name}"))
+        for name, one in parts.dictionaries.items()
     }
     for name, found in judged.items():
         run.record(
