@@ -32,8 +32,8 @@ class Comparison:
         measures: names of the measures; those row by row are left out where widths differ.
         values: [pairs, measures] by condition. `observed`; `other_image`, each row beside that of another example;
             `noise`, independent draws over the range of each unit; `shuffled`, mean over the permutations of one side's
-            rows (for the raw measures: of its units), with `shuffled_sd`; `p` = (b + 1) / (m + 1) of the observed value among these; `untrained`, where
-            untrained instances were given.
+            rows (of its units, for the raw measures), with `shuffled_sd`; `p` = (b + 1) / (m + 1) of the observed value
+            among these; `untrained`, where untrained instances were given.
         n: rows compared.
         permutations: m.
         folder: where it lies, if it was written.

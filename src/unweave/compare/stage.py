@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.csv
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
 from unweave.compare.alignment import Halves, Layout, Rows, check_aligned, gather, layout

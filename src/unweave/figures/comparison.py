@@ -33,6 +33,7 @@ _CONDITIONS = {
 }
 _LANE = 0.17
 _ROW = 0.4  # inches
+_ROOM_BELOW = 8  # % above which there is room for letters below a curve
 
 
 def similarity(
@@ -145,8 +146,11 @@ def replication(
         for mark in marks:
             at = int(np.argmin(np.abs(thresholds - mark)))
             axis.plot(mark, main[at], "o", color=ACCENT, ms=4)
-            look: dict[str, Any] = {"size": 8, "color": ACCENT, "bbox": {"fc": "white", "ec": "none", "pad": 0.8}}
-            axis.annotate(f"{main[at]:.0f} %", (mark, main[at]), xytext=(5, 6), textcoords="offset points", **look)
+            look: dict[str, Any] = {"xytext": (5, 5), "ha": "left", "va": "bottom"}
+            if main[at] > _ROOM_BELOW:
+                look = {"xytext": (-2, -4), "ha": "right", "va": "top"}
+            text = f"{main[at]:.0f} %"
+            axis.annotate(text, (mark, main[at]), textcoords="offset points", size=8, color=ACCENT, **look)
         axis.set(xlabel="correlation of the partners' codes, at least", ylabel="% of live latents", xlim=(0, 1))
         axis.set_ylim(0, 102)
         axis.set_title("Latents that another instance's dictionary holds too")

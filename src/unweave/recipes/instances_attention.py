@@ -117,7 +117,10 @@ def _all_maps(config: Instances, run: Run, material: Material, latents: Latents)
     deviation = pixels.std(0).double().numpy()
     found: dict[str, list[np.ndarray]] = {}
     kinds = (("", "trained", "dictionary"), ("untrained ", "untrained", "untrained"))
-    with progress("Input gradients", total=4 * len(material.networks), unit="sets of maps") as bar:
+    first = latents.fitted["dictionary"][material.networks[0].name].dictionary
+    flops = 2.0 * pixels.numel() * first.d_in  # of one unit's gradients
+    total = 4 * len(material.networks)
+    with run.runtime.threads_for(flops), progress("Input gradients", total=total, unit="sets of maps") as bar:
         for network in material.networks:
             for prefix, condition, kind in kinds:
                 fitted = latents.fitted[kind][network.name].dictionary

@@ -125,8 +125,8 @@ def tell_layers(config: Instances, run: Run, found: Mapping[str, Comparison]) ->
         ]
         heads = [name, "as measured", *[_HEADINGS[condition] for condition in conditions], "largest p"]
         note = (
-            f"Means over {_count(pairs)} (± deviation); p against {comparison.permutations} orders of one side's rows (of "
-            "its units, for the raw measures), the largest of all pairs."
+            f"Means over {_count(pairs)} (± deviation); p against {comparison.permutations} orders of one side's rows "
+            "(of its units, for the raw measures), the largest of all pairs."
         )
         run.table(heads, rows, note=note, main=1)
         caption = (

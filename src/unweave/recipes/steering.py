@@ -47,11 +47,11 @@ class SteeringStudy:
     "the dictionary, with a target mean activity: relu-kl"
     targets: tuple[float, ...] = (0.1, 0.999)
     "target mean activities ρ: one dictionary for each; the first is the one that is steered"
-    beside: DictionaryConfig | None = None
+    beside: DictionaryConfig = field(default_factory=lambda: TopK(d_sae=98, k=8))
     "one more dictionary of the same rows, to see what sparse looks like"
     training: Training
     "how they are trained"
-    beside_training: Training = field(default_factory=Training)
+    beside_training: Training = field(default_factory=lambda: Training(epochs=5, batch_size=512))
     "how that one more is trained"
     decoder: Fit
     "how the pixel decoder is trained"
@@ -109,12 +109,10 @@ PUBLISHED = SteeringStudy(
     decoder=Fit(learning_rate=1e-4, epochs=10, batch_size=64),
 )
 
-# The same model and decoder; dictionaries in a quarter of the steps, and beside them one that is sparse. What the model
-# reads of a picture hangs on its faintest pixels, which a decoder trained in fewer and larger steps leaves too bright.
+# The same model and decoder; dictionaries in a quarter of the steps. What the model reads of a picture hangs on its
+# faintest pixels, which a decoder that is trained in fewer and larger steps leaves too bright.
 DEFAULT = dataclasses.replace(
     PUBLISHED,
-    beside=TopK(d_sae=98, k=8),
-    beside_training=Training(epochs=5, batch_size=512),
     training=dataclasses.replace(PUBLISHED.training, learning_rate=4e-4, batch_size=256),
 )
 
@@ -144,8 +142,7 @@ def _train_parts(
     jobs: dict[str, tuple[DictionaryConfig, Training]] = {
         f"{rho:g}": (config.with_target(rho), config.training) for rho in config.targets
     }
-    if config.beside is not None:
-        jobs[config.beside.kind] = (config.beside, config.beside_training)
+    jobs[config.beside.kind] = (config.beside, config.beside_training)
     places = {name: run.place(f"sae@{name}") for name in jobs}
     place = run.place("pixel-decoder")
     drawn_from = copy.deepcopy(model.module)  # its own: hooks of two threads in one module would meet
