@@ -1,10 +1,15 @@
 """The rest of a network: its answers as a function of what a hook point gives."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from unweave.core.errors import InputError
+from unweave.core.runtime import Runtime
 from unweave.models.hooks import Side, evaluating, only_tensor
 from unweave.models.replace import replacing, resolve_one
 
@@ -61,6 +66,19 @@ class RestOfNetwork:
         if self.shortcut:
             self._verify(batch)
         return batch
+
+    @contextmanager
+    def threads_for(self, inputs: Tensor) -> Iterator[None]:
+        """As many CPU threads inside the block as suit passes over batches like this one.
+
+        Passes of a small network gain little from a second thread, and lose most of their time to waiting wherever
+        another process uses that core.
+        """
+        batch = self.on(inputs)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            self.run(batch.inputs, batch.values)
+        with Runtime().threads_for(counter.get_total_flops()):
+            yield
 
     @torch.no_grad()
     def _verify(self, batch: "OnBatch") -> None:

@@ -36,7 +36,7 @@ from unweave.recipes.sweep import side_by_side
 from unweave.store.artifact import Identity, existing, read_manifest, writing
 from unweave.train import Job, Training, train, train_several
 
-_PLANTED = Planted(n=10_000, exponent=0.7, noise=0.1, correlation=0.4)
+_PLANTED = Planted(n=10_000, d_in=48, n_features=96, exponent=0.7, noise=0.1, correlation=0.4)
 _TRAINING = Training(steps=1000, batch_size=512, learning_rate=4e-3)
 
 

@@ -87,7 +87,7 @@ def cells(one: Summary) -> list[str]:
     failed = f" ({len(one.errors)} failed)" if one.errors else ""
     name = f"{one.kind}{failed}" + (f" ({one.tuned})" if one.tuned else "")
     shares = [_with_half(one.spreads[metric], 3) for metric in _SHARES]
-    return [name, *shares, _with_half(one.spreads[L0], 2), f"{one.mean(DEAD):.1f}", f"{one.mean(WIDTH):.0f}"]
+    return [name, *shares, f"{one.mean(L0):.2f}", f"{one.mean(DEAD):.1f}", f"{one.mean(WIDTH):.0f}"]
 
 
 def _with_half(spread: Spread, digits: int) -> str:

@@ -133,7 +133,8 @@ def ablation_effects(
     identity = Identity(kind=KIND, config={**config, "latents": chosen}, inputs=inputs, seed=seed)
     if out is not None and existing(Path(out), identity, overwrite=overwrite):
         return load_ablations(Path(out))
-    found = _measure(rest, sae, given, chosen, rows, controls, seed, batch_size)
+    with rest.threads_for(next(given.batches(batch_size))):
+        found = _measure(rest, sae, given, chosen, rows, controls, seed, batch_size)
     if out is not None:
         with writing(Path(out), identity, overwrite=overwrite) as draft:
             arrays = {name: torch.from_numpy(getattr(found, name)) for name in _ARRAYS}

@@ -143,7 +143,8 @@ def splice(
     identity = Identity(kind=KIND, config={"at": rest.name, "rows": rows, "side": side}, inputs=inputs)
     if out is not None and existing(Path(out), identity, overwrite=overwrite):
         return load_splice(Path(out))
-    found = _measure(rest, sae, given, rows, batch_size)
+    with rest.threads_for(next(given.batches(batch_size))):
+        found = _measure(rest, sae, given, rows, batch_size)
     if out is not None:
         with writing(Path(out), identity, overwrite=overwrite) as draft:
             draft.details.update(splice=asdict(found), hook_name=rest.name)

@@ -128,7 +128,8 @@ def dose_response(
     folder = scratch.path / "response" if scratch is not None else Path(str(out))
     if not existing(folder, identity, overwrite=overwrite):
         with writing(folder, identity, overwrite=overwrite) as draft:
-            collected = _measure(rest, sae, given, plan, decoder, seed, batch_size)
+            with rest.threads_for(next(given.batches(batch_size))):
+                collected = _measure(rest, sae, given, plan, decoder, seed, batch_size)
             write_curves(draft, collected, given.labels, resamples=resamples, seed=seed)
             draft.details.update(hook_name=rest.name, examples=given.n, shortcut=rest.shortcut)
     return Response(folder, scratch)
