@@ -16,6 +16,7 @@ from typing import Any
 
 from unweave.analyze import Analysis
 from unweave.capture import Capture
+from unweave.compare import Comparing
 from unweave.core.config import to_json
 from unweave.core.runtime import Runtime
 from unweave.datasets.base import DatasetConfig
@@ -54,6 +55,7 @@ def render() -> str:
     parts.append(_section("Fit: how a registered model is trained", Fit))
     parts.append(_section("Training: `unweave.Training`", Training))
     parts.append(_section("Analysis: `unweave.Analysis`", Analysis))
+    parts.append(_section("Comparing: `unweave.Comparing`", Comparing))
     parts.append("## Runtime\n")
     parts.append(_section("`unweave.Runtime`", Runtime))
     parts.append("## Recipes\n")

@@ -86,9 +86,9 @@ def test_a_recipes_help_explains_every_field_and_shows_the_presets_values(
     assert len(explained) > 20
     for text in explained:
         assert words(text) in words(ended.out), text
-    assert f"--sae.d-sae INT (default: {config.sae.d_sae})".replace(" ", "") in re.sub(
-        r"numberoflatents", "", words(ended.out)
-    )
+    if hasattr(config, "sae"):
+        shown = re.sub(r"numberoflatents", "", words(ended.out))
+        assert f"--sae.d-sae INT (default: {config.sae.d_sae})".replace(" ", "") in shown
     assert words(f"Presets (--preset): {', '.join(RECIPES[recipe].presets)}") in words(ended.out)
     for flag in ("--seed", "--data-dir", "--out", "--device", "--threads"):
         assert flag in ended.out

@@ -136,5 +136,5 @@ def test_the_verdict_follows_the_interval(brief: Run, low: float, words: str) ->
     empty = Scored([], [], [])
     vars(empty)["matched"] = np.zeros((2, 2))
     gain = Interval(0.02, low, 0.03, 0.95, 3, "BCa")
-    said = findings(brief.metrics, {"": empty}, {"": gain})
+    said = findings(brief.metrics, {"": empty}, {"": gain, "decorrelated": gain})
     assert words in said[0]

@@ -61,7 +61,7 @@ class Mixtures:
     "rows of which the sources are known, up to four of them"
     sae: DictionaryConfig = _NOTEBOOK
     "the dictionary"
-    decorrelated: DictionaryConfig | None = _DECORRELATED
+    decorrelated: DictionaryConfig = _DECORRELATED
     "another one beside it: as published, with a decorrelation penalty in the place of L1"
     training: Training = _FULL_BATCH
     "how both are trained"
@@ -77,7 +77,7 @@ class Mixtures:
             )
 
 
-PUBLISHED = Mixtures(decorrelated=None, dictionaries=10, held_out=False)
+PUBLISHED = Mixtures(dictionaries=10, held_out=False)
 
 
 @recipe("mixtures", default=Mixtures(), published=PUBLISHED)
@@ -90,7 +90,7 @@ def mixtures(config: Mixtures, run: Run) -> None:
             f"mixtures shows up to {_MOST_SOURCES} sources, the data have {count}; `unweave bench recovery` is for many"
         )
     seeds = [derive_seed(run.seed, "mixtures", number) for number in range(config.dictionaries)]
-    kinds = {"": config.sae, **({} if config.decorrelated is None else {"decorrelated": config.decorrelated})}
+    kinds = {"": config.sae, "decorrelated": config.decorrelated}
     trained = _train(config, kinds, data, seeds, run)
     found = _score(config, trained, data, judged, seeds, run.seed)
     for condition, of_condition in found.items():
@@ -217,11 +217,10 @@ def findings(metrics: Mapping[str, float], found: Mapping[str, Scored], gains: M
         f"the dictionary leaves {of('unmatched'):.0f} latents unmatched, which carry "
         f"{100 * of('unmatched_weight'):.0f} % of what it reconstructs.",
     ]
-    if "decorrelated" in gains:
-        other = gains["decorrelated"]
-        said.append(
-            f"With the decorrelation penalty the mean matched |r| is {of('matched_mean', 'decorrelated'):.3f}, "
-            f"{other.estimate:+.3f} from its start ({other.low:+.3f} to {other.high:+.3f}), and "
-            f"{100 * of('unmatched_weight', 'decorrelated'):.0f} % of the reconstruction lies in unmatched latents."
-        )
-    return said
+    other = gains["decorrelated"]
+    return [
+        *said,
+        f"With the decorrelation penalty the mean matched |r| is {of('matched_mean', 'decorrelated'):.3f}, "
+        f"{other.estimate:+.3f} from its start ({other.low:+.3f} to {other.high:+.3f}), and "
+        f"{100 * of('unmatched_weight', 'decorrelated'):.0f} % of the reconstruction lies in unmatched latents.",
+    ]

@@ -21,6 +21,7 @@ CALLED = {
     "noise": "noise",
 }
 _TRAINED = ("", "decorrelated")
+_FITTED = ("mse", "explained_variance", "l0")
 _SHOWN_SHARE = 0.3
 _MEANING = (
     "Untrained: the dictionary as its training starts. ICA, NMF, PCA: as many components as sources. Out of step: the "
@@ -123,9 +124,8 @@ def _left_over(run: Run, found: Mapping[str, Scored]) -> None:
         f"{numbers['recovery/unmatched']:.0f} latents of {numbers['recovery/latents']:.0f} are matched with no source. "
         "Whoever looks only at the best two does not see them.",
     )
-    names = [name for name in (*_TRAINED, "untrained") if name in found]
     codes, matched = {}, {}
-    for name in names:
+    for name in (*_TRAINED, "untrained"):
         one = found[name]
         middle = int(np.argsort(one.matched.mean(1))[len(one.matched) // 2])
         codes[CALLED[name]] = one.signals[middle]
@@ -137,18 +137,14 @@ def _left_over(run: Run, found: Mapping[str, Scored]) -> None:
         "Correlations of the codes with each other, for the dictionary of each kind whose score is in the middle. "
         "Alike latents stand together; those that are matched with a source carry its name.",
     )
-    kinds = [name for name in _TRAINED if name in found]
     rows = [
         [
             CALLED[name],
             *(f"{run.metrics[f'dictionary/{what}' + (f'@{name}' if name else '')]:.3f}" for what in _FITTED),
         ]
-        for name in kinds
+        for name in _TRAINED
     ]
     run.table(["", "squared error an entry", "explained variance", "L0"], rows)
-
-
-_FITTED = ("mse", "explained_variance", "l0")
 
 
 def _training(run: Run, histories: Mapping[str, Sequence[Mapping[str, Sequence[float]]]]) -> None:
