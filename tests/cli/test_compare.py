@@ -29,7 +29,7 @@ QUICK = "--permutations 19 --neighbours 3"
 def test_two_stores(cli: Callable, stores: Path, tmp_path: Path) -> None:
     done = cli(f"compare {stores}/a {stores}/b {QUICK} --out {tmp_path}/found")
     assert done.code == 0
-    assert "linear cka" in done.out
+    assert "linear CKA" in done.out
     assert "one pair; 359 rows, 19 permutations" in done.out
     assert "was not measured" in done.out
     names = {path.name for path in (tmp_path / "found").iterdir()}

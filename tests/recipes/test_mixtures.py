@@ -15,8 +15,8 @@ from unweave.dictionaries.topk import TopK
 from unweave.recipes.base import METRICS, RECIPES, Run, execute
 from unweave.recipes.mixtures import Mixtures, findings
 from unweave.recipes.mixtures_parts import Scored, information, noise, scored, shifted
+from unweave.recipes.recovery_scores import Spread
 from unweave.report import build_report
-from unweave.stats.bootstrap import Interval
 
 CONTROLS = ("untrained", "ica", "pca", "nmf", "raw")
 
@@ -135,6 +135,6 @@ def test_shifted_signals_keep_their_values_and_lose_their_place() -> None:
 def test_the_verdict_follows_the_interval(brief: Run, low: float, words: str) -> None:
     empty = Scored([], [], [])
     vars(empty)["matched"] = np.zeros((2, 2))
-    gain = Interval(0.02, low, 0.03, 0.95, 3, "BCa")
+    gain = Spread(0.02, low, 0.03, ())
     said = findings(brief.metrics, {"": empty}, {"": gain, "decorrelated": gain})
     assert words in said[0]

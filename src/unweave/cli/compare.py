@@ -11,6 +11,7 @@ from rich.table import Table
 from unweave.cli.parsing import parse, unfilled
 from unweave.compare import Comparing, Comparison, compare_all
 from unweave.core.errors import InputError, did_you_mean
+from unweave.figures.comparison import WORDS
 from unweave.recipes.base import RUN
 from unweave.store.activations import Activations
 from unweave.store.artifact import MANIFEST, read_json
@@ -107,7 +108,7 @@ def _table(found: Comparison) -> Table:
     table.add_column("p", justify="right")
     for measure in found.measures:
         cells = [f"{round(found.mean(measure, condition), 3) + 0.0:.3f}" for condition in found.conditions]
-        table.add_row(measure.replace("_", " "), *cells, f"{found.of(measure, 'p').max():.3g}")
+        table.add_row(WORDS[measure], *cells, f"{found.of(measure, 'p').max():.3g}")
     many = f"means over {len(found.pairs)} pairs, largest p" if len(found.pairs) > 1 else "one pair"
     table.caption = f"{many}; {found.n:,} rows, {found.permutations} permutations"
     table.caption_justify = "left"

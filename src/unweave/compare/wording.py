@@ -5,18 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-WORDS = {
-    "raw_cosine": "raw cosine",
-    "raw_correlation": "raw correlation",
-    "sorted_cosine": "sorted cosine",
-    "sorted_correlation": "sorted correlation",
-    "linear_cka": "linear CKA",
-    "rsa": "RSA",
-    "procrustes": "Procrustes",
-    "matched_r": "matched units' r",
-    "ridge_r2": "ridge R²",
-    "mutual_knn": "mutual neighbours",
-}
+from unweave.figures.comparison import WORDS
+
 _NULLS = {
     "untrained": "untrained",
     "other_image": "other examples",

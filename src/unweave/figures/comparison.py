@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from unweave.figures.style import ACCENT, FAINT, INK, QUIET, WARM, house_style, panels
 
-_MEASURES = {
+WORDS = {
     "raw_cosine": "raw cosine",
     "raw_correlation": "raw correlation",
     "sorted_cosine": "sorted cosine",
@@ -19,7 +19,7 @@ _MEASURES = {
     "linear_cka": "linear CKA",
     "rsa": "RSA",
     "procrustes": "Procrustes",
-    "matched_r": "matched units, |r|",
+    "matched_r": "matched |r|",
     "ridge_r2": "ridge R²",
     "mutual_knn": "mutual neighbours",
 }
@@ -66,7 +66,7 @@ def similarity(
                 axis.axhline(row - 0.5, color=FAINT, lw=0.6)
         lowest = min(float(values[name].min()) for name in conditions)
         axis.set(xlim=(min(-0.05, lowest - 0.04), 1.03), ylim=(len(measures) - 0.5, -0.5), xlabel="similarity")
-        axis.set_yticks(range(len(measures)), [_MEASURES.get(name, name) for name in measures])
+        axis.set_yticks(range(len(measures)), [WORDS.get(name, name) for name in measures])
         axis.tick_params(axis="y", length=0)
         axis.axvline(0, color=QUIET, lw=0.8)
         axis.grid(axis="y", visible=False)

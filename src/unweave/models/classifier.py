@@ -74,7 +74,7 @@ def train_classifier(
             module,
             fit,
             train,
-            lambda images, labels: cross_entropy(module(images), labels),
+            lambda batch: cross_entropy(module(batch.given), batch.labels),
             lambda: dict(zip(("test_accuracy", "test_loss"), evaluate(module, test), strict=True)),
             seed=seed,
             label="Training the model",
@@ -90,9 +90,9 @@ def train_classifier(
 def _forward_flops(module: nn.Module, fit: Fit, images: LabelledImages) -> float:
     """Floating-point operations of one batch on its way through."""
     module.eval()  # counting must not move running statistics
-    batch, _ = next(image_batches(images, fit.batch_size))
+    batch = next(image_batches(images, fit.batch_size))
     with FlopCounterMode(display=False) as counter:
-        module(batch.to(next(module.parameters()).device))
+        module(batch.images.to(next(module.parameters()).device))
     return float(counter.get_total_flops())
 
 
@@ -130,8 +130,8 @@ def evaluate(module: nn.Module, images: LabelledImages) -> tuple[float, float]:
     module.eval()
     device = next(module.parameters()).device
     right, loss = 0, 0.0
-    for batch, labels in image_batches(images, 2048):
-        logits = module(batch.to(device)).cpu()
+    for batch in image_batches(images, 2048):
+        logits, labels = module(batch.images.to(device)).cpu(), batch.labels
         right += int((logits.argmax(1) == labels).sum())
         loss += float(cross_entropy(logits, labels, reduction="sum"))
     return right / len(images.labels), loss / len(images.labels)

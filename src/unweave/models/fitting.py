@@ -1,8 +1,9 @@
 """The training loop of the small registered networks."""
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -61,29 +62,65 @@ class Fit:
             raise InputError(f"learning_rate must be above 0, got {self.learning_rate}")
 
 
-Batch = tuple[Float[Tensor, "b c h w"], Int64[Tensor, " b"]]
+T = TypeVar("T")
 
 
-def image_batches(images: LabelledImages, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
-    """Images in [0, 1] with their labels, in order or in the one that the generator draws."""
+class Batch(NamedTuple):
+    """Images in [0, 1], their classes, and what the module is given of them."""
+
+    images: Float[Tensor, "b c h w"]
+    labels: Int64[Tensor, " b"]
+    given: Float[Tensor, "b ..."]
+
+
+def image_batches(
+    images: LabelledImages,
+    batch_size: int,
+    generator: torch.Generator | None = None,
+    *,
+    given: Callable[[Tensor], Tensor] = lambda pixels: pixels,
+) -> Iterator[Batch]:
+    """Images in order, or in the one that the generator draws; what comes next is read while a batch is used.
+
+    Args:
+        images: the data set.
+        batch_size: images in a batch; the last may be smaller.
+        generator: of the order.
+        given: what the module gets of many images at once; by default the images.
+    """
     n = len(images.labels)
     order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
     channels, height, width = images.shape
     at_once = max(1, _READ_BYTES // (4 * channels * height * width * batch_size))
-    for index in order.split(at_once * batch_size):
-        pixels, labels = images.pixels(index).float().div_(255), images.labels[index]
-        yield from zip(pixels.split(batch_size), labels.split(batch_size), strict=True)
+
+    def read() -> Iterator[Batch]:
+        for index in order.split(at_once * batch_size):
+            pixels = images.pixels(index).float().div_(255)
+            yield Batch(pixels, images.labels[index], given(pixels))
+
+    for several in read_ahead(read()):
+        yield from map(Batch, *(tensor.split(batch_size) for tensor in several))
+
+
+def read_ahead(items: Iterator[T]) -> Iterator[T]:
+    """Items, each made on another thread while the one before it is in use."""
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as reader:
+        coming = reader.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = reader.submit(next, items, None)
+            yield item
 
 
 def descend(
     module: nn.Module,
     fit: Fit,
     images: LabelledImages,
-    loss: Callable[[Tensor, Tensor], Float[Tensor, ""]],
+    loss: Callable[[Batch], Float[Tensor, ""]],
     measure: Callable[[], Mapping[str, float]],
     *,
     seed: int,
     label: str | None,
+    given: Callable[[Tensor], Tensor] = lambda pixels: pixels,
 ) -> Curves:
     """Train a module in place, and tell how it went.
 
@@ -91,10 +128,11 @@ def descend(
         module: what is trained.
         fit: how.
         images: in a new seeded order at each epoch.
-        loss: of a batch of images, on the module's device, and its labels.
+        loss: of a batch, on the module's device.
         measure: taken before training and at the end of each epoch.
         seed: decides the orders.
         label: what the progress bar calls it; none is shown without.
+        given: what the module gets of many images at once; by default the images.
 
     Returns:
         Columns `step`, `epoch`, `train_loss` (mean since the row before) and those of `measure` (NaN inside epochs).
@@ -119,8 +157,8 @@ def descend(
         for epoch in range(fit.epochs):
             module.train()
             order = torch_generator(seed, "images", epoch)
-            for batch, labels in image_batches(images.at_epoch(epoch), fit.batch_size, order):
-                cost = loss(batch.to(device), labels.to(device))
+            for batch in image_batches(images.at_epoch(epoch), fit.batch_size, order, given=given):
+                cost = loss(Batch(*(tensor.to(device) for tensor in batch)))
                 optimizer.zero_grad()
                 cost.backward()
                 optimizer.step()

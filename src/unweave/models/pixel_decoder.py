@@ -104,25 +104,24 @@ def train_decoder(
         found.module.to(runtime.torch_device())
         return found
     points = HookPoints(model, at)
-    first, _ = next(image_batches(test, 1))
-    row = points.read(first.to(next(model.parameters()).device))[at]
+    device = next(model.parameters()).device
+    first = next(image_batches(test, 1)).images
+    row = points.read(first.to(device))[at]
     if row.ndim != 2:
         raise InputError(f"{at!r} gives {list(row.shape)}; a pixel decoder needs a hook point that gives [b, d_in]")
     generator = torch_generator(seed, "pixel decoder")
     decoder = PixelDecoder(row.shape[1], train.shape, generator, hook_name=at).to(runtime.torch_device())
-
-    def loss(images: Tensor, _labels: Tensor) -> Tensor:
-        return mse_loss(decoder(points.read(images)[at]), images)
 
     with runtime.threads_for(6 * fit.batch_size * row.shape[1] * first.numel()):
         curves = descend(
             decoder,
             fit,
             train,
-            loss,
+            lambda batch: mse_loss(decoder(batch.given), batch.images),
             lambda: {"test_mse": float(pixel_errors(decoder, model, at, test).mean())},
             seed=seed,
             label=label,
+            given=lambda pixels: points.read(pixels.to(device))[at],
         )
     with writing(out, identity) as draft:
         save_tensors(draft.folder / _WEIGHTS, {name: value.clone() for name, value in decoder.state_dict().items()})
@@ -154,7 +153,7 @@ def pixel_errors(decoder: nn.Module, model: nn.Module, at: str, images: Labelled
     points = HookPoints(model, at)
     device = next(model.parameters()).device
     found = []
-    for batch, _ in image_batches(images, 2048):
-        shown = batch.to(device)
+    for batch in image_batches(images, 2048):
+        shown = batch.images.to(device)
         found.append((decoder(points.read(shown)[at]) - shown).square().flatten(1).mean(1).cpu())
     return torch.cat(found)

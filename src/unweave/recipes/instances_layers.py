@@ -8,7 +8,7 @@ from torch import Tensor
 from unweave.compare import Comparison, compare_all
 from unweave.core.seeds import numpy_generator
 from unweave.datasets.mnist import Mnist
-from unweave.figures.comparison import row_histograms
+from unweave.figures.comparison import WORDS, row_histograms
 from unweave.metrics.similarity_rows import row_similarities, unit_rows
 from unweave.models.tanh import Tanh
 from unweave.recipes.base import Run
@@ -116,7 +116,7 @@ def tell_layers(config: Instances, run: Run, found: Mapping[str, Comparison]) ->
         conditions = [c for c in comparison.conditions if c != "observed"]
         rows = [
             [
-                measure.replace("_", " "),
+                WORDS[measure],
                 f"{_number(comparison.mean(measure))} ± {comparison.of(measure).std():.3f}",
                 *[_number(comparison.mean(measure, condition)) for condition in conditions],
                 f"{comparison.of(measure, 'p').max():.3g}",

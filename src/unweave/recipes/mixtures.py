@@ -24,7 +24,7 @@ from unweave.recipes.mixtures_parts import (
     shifted,
     untrained,
 )
-from unweave.stats.bootstrap import Interval, bootstrap_interval
+from unweave.recipes.recovery_scores import Spread
 from unweave.train import Job, Training, train_several
 
 _MOST_SOURCES = 4
@@ -65,7 +65,7 @@ class Mixtures:
     "another one beside it: as published, with a decorrelation penalty in the place of L1"
     training: Training = _FULL_BATCH
     "how both are trained"
-    dictionaries: int = 6
+    dictionaries: int = 5
     "dictionaries of each, from different seeds"
     held_out: bool = True
     "judge on rows between those that training sees; off: on the same"
@@ -98,9 +98,10 @@ def mixtures(config: Mixtures, run: Run) -> None:
     for condition, dictionaries in trained.items():
         run.record(_reconstruction(dictionaries, judged), condition=condition)
     _record_data(judged, run)
-    gains = {name: _gain(found[name], found["untrained"], run.seed) for name in kinds}
+    before = found["untrained"].matched.mean(1)
+    gains = {name: Spread.of((found[name].matched.mean(1) - before).tolist()) for name in kinds}
     for condition, gain in gains.items():
-        ends = {"recovery/gain": gain.estimate, "recovery/gain_low": gain.low, "recovery/gain_high": gain.high}
+        ends = {"recovery/gain": gain.mean, "recovery/gain_low": gain.low, "recovery/gain_high": gain.high}
         run.record(ends, condition=condition)
     run.findings += findings(run.metrics, found, gains)
     histories = {name: [dictionary.history for dictionary in of_kind] for name, of_kind in trained.items()}
@@ -183,13 +184,7 @@ def _record_data(judged: KnownRows, run: Run) -> None:
     run.record({"data/entropy_s2": information(sources[:, 1], sources[:, 1])})
 
 
-def _gain(of_kind: Scored, start: Scored, seed: int) -> Interval:
-    """What training added to the mean matched |r|, dictionary by dictionary, with its bootstrap interval."""
-    difference = of_kind.matched.mean(1) - start.matched.mean(1)
-    return bootstrap_interval(difference, generator=numpy_generator(seed, "gain"))
-
-
-def findings(metrics: Mapping[str, float], found: Mapping[str, Scored], gains: Mapping[str, Interval]) -> list[str]:
+def findings(metrics: Mapping[str, float], found: Mapping[str, Scored], gains: Mapping[str, Spread]) -> list[str]:
     """What the numbers allow to say, and what not, in sentences."""
 
     def of(name: str, condition: str = "") -> float:
@@ -203,7 +198,7 @@ def findings(metrics: Mapping[str, float], found: Mapping[str, Scored], gains: M
 
     gain = gains[""]
     verdict = (
-        f"training added {gain.estimate:+.3f} to the mean (95 % interval {gain.low:+.3f} to {gain.high:+.3f}), so that "
+        f"training changed the mean by {gain.mean:+.3f} (95 % interval {gain.low:+.3f} to {gain.high:+.3f}), so that "
     ) + ("it did find something." if gain.low > 0 else "a good best latent shows nothing that training did.")
     said = [
         f"The best of {m:.0f} latents has |r| {listed('best_')} with {' and '.join(sources)}. The best of {m:.0f} "
@@ -221,6 +216,6 @@ def findings(metrics: Mapping[str, float], found: Mapping[str, Scored], gains: M
     return [
         *said,
         f"With the decorrelation penalty the mean matched |r| is {of('matched_mean', 'decorrelated'):.3f}, "
-        f"{other.estimate:+.3f} from its start ({other.low:+.3f} to {other.high:+.3f}), and "
+        f"{other.mean:+.3f} from its start ({other.low:+.3f} to {other.high:+.3f}), and "
         f"{100 * of('unmatched_weight', 'decorrelated'):.0f} % of the reconstruction lies in unmatched latents.",
     ]

@@ -137,13 +137,10 @@ def _left_over(run: Run, found: Mapping[str, Scored]) -> None:
         "Correlations of the codes with each other, for the dictionary of each kind whose score is in the middle. "
         "Alike latents stand together; those that are matched with a source carry its name.",
     )
-    rows = [
-        [
-            CALLED[name],
-            *(f"{run.metrics[f'dictionary/{what}' + (f'@{name}' if name else '')]:.3f}" for what in _FITTED),
-        ]
-        for name in _TRAINED
-    ]
+    rows = []
+    for name in _TRAINED:
+        error, explained, l0 = (run.metrics[f"dictionary/{what}" + (f"@{name}" if name else "")] for what in _FITTED)
+        rows.append([CALLED[name], f"{error:.3f}", f"{explained:.3f}", f"{l0:.1f}"])
     run.table(["", "squared error an entry", "explained variance", "L0"], rows)
 
 

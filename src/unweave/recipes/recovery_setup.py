@@ -18,6 +18,7 @@ from unweave.train import Job, Training, train_several
 
 _BEYOND = 3.0  # how far the next value of a penalty lies outside of those that were tried
 _SMALLEST_L0 = 1e-3
+_COLLAPSED = 8.0
 _SAME = 0.01  # of log values: closer ones are not worth a training
 
 ANY = "any sign"
@@ -191,7 +192,8 @@ def with_penalty(config: DictionaryConfig, value: float) -> DictionaryConfig:
 
 def next_value(tried: Sequence[tuple[float, float]], l0: float) -> float:
     """The value to try next, from pairs of value and L0."""
-    points = sorted((math.log(max(got, _SMALLEST_L0)), math.log(value)) for value, got in tried)
+    least = l0 / _COLLAPSED  # where a dictionary has all but gone out, how far says nothing of the line
+    points = sorted((math.log(max(got, least)), math.log(value)) for value, got in tried)
     logs, values = np.array(points).T
     goal = math.log(l0)
     if logs[0] <= goal <= logs[-1]:
