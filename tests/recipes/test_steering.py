@@ -41,6 +41,7 @@ def small() -> SteeringStudy:
         decoder=Fit(learning_rate=2e-3, epochs=5, batch_size=64),
         most=8,
         moved=2,
+        moved_images=200,
     )
 
 

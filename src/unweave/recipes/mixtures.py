@@ -28,6 +28,8 @@ from unweave.recipes.recovery_scores import Spread
 from unweave.train import Job, Training, train_several
 
 _MOST_SOURCES = 4
+_MUCH = 0.3
+_OUT_OF_STEP = "to be as smooth and periodic as the sources already goes a long way"
 
 # The notebook's mean of |latents| over rows and its 20 latents is a twentieth of their sum, which `weight` multiplies.
 _NOTEBOOK = GELU(
@@ -204,8 +206,8 @@ def findings(metrics: Mapping[str, float], found: Mapping[str, Scored], gains: M
         f"The best of {m:.0f} latents has |r| {listed('best_')} with {' and '.join(sources)}. The best of {m:.0f} "
         f"units that nobody trained has {listed('best_', 'untrained')}: {verdict}",
         f"Of {m:.0f} signals of independent noise the best have {listed('best_', 'noise')}; of the dictionary's own "
-        f"codes, each put out of step in time, {listed('best_', 'shifted')}: to be as smooth and periodic as the "
-        "sources already goes a long way.",
+        f"codes, each put out of step in time, {listed('best_', 'shifted')}"
+        + (f": {_OUT_OF_STEP}." if of("matched_mean", "shifted") > of("matched_mean", "noise") + _MUCH else "."),
         f"Matched one to one, the dictionary has a mean |r| of {of('matched_mean'):.3f}, ICA "
         f"{of('matched_mean', 'ica'):.3f}, PCA {of('matched_mean', 'pca'):.3f}, the raw signals "
         f"{of('matched_mean', 'raw'):.3f}. ICA has {of('latents', 'ica'):.0f} components and nothing to choose from; "

@@ -26,7 +26,7 @@ from unweave.recipes.steering_drawing import tell_geometry, tell_pictures
 from unweave.recipes.steering_importance import tell_importance
 from unweave.recipes.steering_losses import tell_losses
 from unweave.recipes.steering_moves import tell_moves
-from unweave.recipes.steering_parts import Encoded, Parts, tell_training
+from unweave.recipes.steering_parts import Encoded, Parts, drawn_images, tell_training
 from unweave.store.activations import Activations
 from unweave.train import Job, Training, train_several
 
@@ -63,13 +63,15 @@ class SteeringStudy:
     "a class's most important latents that the geometries are compared over"
     moved: int = 6
     "latents that are moved, for dose-response curves"
+    moved_images: int = 5000
+    "held-out images on which latents are moved and taken out of the model, drawn at random"
 
     def __post_init__(self) -> None:
         if not self.targets or len(set(self.targets)) < len(self.targets):
             raise InputError(f"targets must be different mean activities, at least one; got {list(self.targets)}")
         for rho in self.targets:
             self.with_target(rho)
-        for name in ("judged_batch", "most", "each", "moved"):
+        for name in ("judged_batch", "most", "each", "moved", "moved_images"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
 
@@ -126,7 +128,8 @@ def steering(config: SteeringStudy, run: Run) -> None:
     )
     decoder, dictionaries = _train_parts(config, run, model, train_images, test_images)
     rows = capture(model.module, test_images, at=config.at, out=run.place("activations@test"), batch_size=2048)
-    parts = Parts(test_images, rows, model, config.at, decoder, _encoded(dictionaries, rows))
+    some = drawn_images(test_images, config.moved_images, seed=run.seed)
+    parts = Parts(test_images, some, rows, model, config.at, decoder, _encoded(dictionaries, rows))
     tell_training(parts, run)
     tell_losses(parts, run, batch_size=config.judged_batch)
     found = tell_importance(parts, run, most=config.most)[parts.main.name]

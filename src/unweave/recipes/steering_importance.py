@@ -114,7 +114,8 @@ def tell_importance(parts: Parts, run: Run, *, most: int) -> dict[str, Importanc
             f"{parts.shown} classes that show something; of as many latents as the dictionary has. As published, the "
             "loss of single rows carries the KL of one row and the batch's that of its mean; their difference is the "
             "same for every latent and flattens the histogram. The last column: the same index of how much the "
-            "model's own cross-entropy changes when a latent's part is taken out of its hidden layer."
+            f"model's own cross-entropy changes, on {len(parts.some):,} images, when a latent's part is taken out of its "
+            "hidden layer."
         ),
         main=1,
     )
@@ -168,7 +169,7 @@ def _model(parts: Parts, run: Run, name: str) -> str:
     """Over how many latents the model's own loss is spread."""
     one = parts.dictionaries[name]
     place = run.place(f"ablations@{name}")
-    effects = ablation_effects(parts.model.module, one.sae, parts.test, at=parts.at, seed=run.seed, out=place)
+    effects = ablation_effects(parts.model.module, one.sae, parts.some, at=parts.at, seed=run.seed, out=place)
     number = float(effective_number(np.abs(effects.loss.T)[: parts.shown]).mean())
     run.record({f"sae@{name}/effective_latents@model": number})
     return f"{number:.1f}"

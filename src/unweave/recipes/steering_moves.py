@@ -30,7 +30,7 @@ def tell_moves(parts: Parts, run: Run, found: Importance, *, latents: int, most:
     response = dose_response(
         parts.model.module,
         parts.main.sae,
-        parts.test,
+        parts.some,
         at=parts.at,
         latents=chosen,
         decoder=parts.decoder.module,

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from unweave.datasets.base import ImageDataset
+from unweave.core.seeds import torch_generator
+from unweave.datasets.base import ImageDataset, MemoryImages
 from unweave.datasets.scrambled import SCRAMBLED
 from unweave.dictionaries.base import Dictionary
 from unweave.dictionaries.relu_kl import ReLUKL
@@ -48,6 +49,7 @@ class Parts:
 
     Attributes:
         test: the held-out images.
+        some: those of them on which latents are moved and taken out.
         rows: their activations.
         model: the network under study.
         at: its hook point.
@@ -56,6 +58,7 @@ class Parts:
     """
 
     test: ImageDataset
+    some: ImageDataset
     rows: Activations
     model: TrainedModel
     at: str
@@ -110,6 +113,12 @@ class Parts:
     def draw(self, rows: Float[Tensor, "k d_in"]) -> Float[np.ndarray, "k c h w"]:
         """Rows through the pixel decoder."""
         return np.asarray(self.decoder.module(rows.to(self.decoder.module.linear.weight.device)).cpu())
+
+
+def drawn_images(images: ImageDataset, most: int, *, seed: int) -> MemoryImages:
+    """Up to `most` images, drawn at random and kept in memory, in their order."""
+    index = torch.randperm(len(images), generator=torch_generator(seed, "moved images"))[:most].sort().values
+    return MemoryImages(images.pixels(index), images.labels[index], images.class_names)
 
 
 def tell_training(parts: Parts, run: Run) -> None:
