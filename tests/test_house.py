@@ -173,6 +173,7 @@ def test_nothing_is_left_to_do_in_comments() -> None:
     ("module", "base"),
     [
         ("unweave.datasets.base", "DatasetConfig"),
+        ("unweave.datasets.rows", "RowsConfig"),
         ("unweave.models.base", "ModelConfig"),
         ("unweave.dictionaries.base", "DictionaryConfig"),
     ],

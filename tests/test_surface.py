@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 import unweave as uw
 from unweave.datasets.base import DatasetConfig
+from unweave.datasets.rows import RowsConfig
 from unweave.dictionaries.base import DictionaryConfig
 from unweave.models.base import ModelConfig
 
-FAMILIES = (DictionaryConfig, ModelConfig, DatasetConfig)
+FAMILIES = (DictionaryConfig, ModelConfig, DatasetConfig, RowsConfig)
 REGISTERED = [member for family in FAMILIES for member in family.registry.members().values()]
 
 

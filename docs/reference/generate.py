@@ -20,6 +20,7 @@ from unweave.compare import Comparing
 from unweave.core.config import to_json
 from unweave.core.runtime import Runtime
 from unweave.datasets.base import DatasetConfig
+from unweave.datasets.rows import RowsConfig
 from unweave.dictionaries.base import DictionaryConfig
 from unweave.models.base import ModelConfig
 from unweave.models.fitting import Fit
@@ -44,6 +45,7 @@ def render() -> str:
     parts = [_HEAD]
     for title, family, flag in (
         ("Data sets", DatasetConfig, "--data NAME"),
+        ("Row data sets", RowsConfig, "--data NAME"),
         ("Models", ModelConfig, "--model NAME"),
         ("Dictionaries", DictionaryConfig, "--sae NAME"),
     ):

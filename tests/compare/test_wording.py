@@ -44,10 +44,7 @@ def test_without_untrained_networks_training_gets_no_credit():
 def test_the_clearest_are_named_and_the_others_counted():
     names = ("linear_cka", "rsa", "procrustes", "matched_r", "ridge_r2")
     text = told(**{name: values([0.5 + i / 10], noise=[0.0]) for i, name in enumerate(names)})
-    assert (
-        "ridge R² 0.90 (noise 0.00), matched |r| 0.80 (noise 0.00), Procrustes 0.70 (noise 0.00) and 2 more"
-        in text
-    )
+    assert "ridge R² 0.90 (noise 0.00), matched |r| 0.80 (noise 0.00), Procrustes 0.70 (noise 0.00) and 2 more" in text
 
 
 def test_no_negative_zero():

@@ -1,5 +1,6 @@
 """Any images, and beside each one the same pixels in disorder, as a further class."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from unweave.datasets.base import DatasetConfig, ImageDataset, Split
 from unweave.datasets.mnist import Mnist
 
 SCRAMBLED = "scrambled"
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @register("scrambled")
@@ -73,20 +75,24 @@ class ScrambledImages(ImageDataset):
         n = len(self._images)
         pixels = self._images.pixels(index % n)
         copies = (index >= n).nonzero().squeeze(1)
-        if len(copies):
-            pixels = pixels.clone()  # what a data set gives may be its own memory
-            pixels[copies] = self._scrambled(pixels[copies], index[copies] - n)
-        return pixels
+        if not len(copies):
+            return pixels
+        return pixels.index_copy(0, copies, self._scrambled(pixels[copies], index[copies] - n))
 
     def _scrambled(self, pixels: UInt8[Tensor, "b c h w"], image: Int64[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
-        b, channels, height, width = pixels.shape
-        side = self._block
-        down, across = height // side, width // side
-        blocks = pixels.view(b, channels, down, side, across, side).permute(0, 2, 4, 1, 3, 5)
-        blocks = blocks.reshape(b, down * across, channels, side, side)
-        order = torch.from_numpy(block_orders(image.numpy(), down * across, derive_seed(self._seed, self._epoch)))
-        mixed = blocks[torch.arange(b)[:, None], order].view(b, down, across, channels, side, side)
-        return mixed.permute(0, 3, 1, 4, 2, 5).reshape(b, channels, height, width)
+        """Pixels with their blocks in disorder; so many neighbours as a machine word holds move as one."""
+        unit = math.gcd(self._block, 8)
+        words = pixels.contiguous().view(_WORDS[unit])
+        _, channels, height, width = words.shape
+        down, across = torch.arange(height)[:, None], torch.arange(width)[None]
+        side, wide = self._block, self._block // unit
+        block = down // side * (width // wide) + across // wide  # of each word
+        inside = down % side * width + across % wide  # its place, seen from its block's first word
+        first = (down[::side] * width + across[:, ::wide]).flatten()
+        order = torch.from_numpy(block_orders(image.numpy(), len(first), derive_seed(self._seed, self._epoch)))
+        source = first[order][:, block.flatten()] + inside.flatten()
+        moved = words.flatten(2).gather(2, source[:, None].expand(-1, channels, -1))
+        return moved.view(words.shape).view(torch.uint8)
 
 
 def block_orders(image: Int64[np.ndarray, " b"], blocks: int, seed: int) -> Int64[np.ndarray, "b blocks"]:

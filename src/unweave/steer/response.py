@@ -209,9 +209,9 @@ class Response:
 
 
 _LABELS = {
-    ("set", "max"): "set to, in multiples of its largest code",
+    ("set", "max"): "set to, × its largest code",
     ("set", "value"): "code set to this",
-    ("add", "max"): "added, in multiples of its largest code",
+    ("add", "max"): "added, × its largest code",
     ("add", "value"): "added to the code",
     ("scale", "factor"): "code multiplied by",
 }

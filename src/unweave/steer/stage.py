@@ -127,9 +127,9 @@ def dose_response(
     scratch = Scratch() if out is None else None
     folder = scratch.path / "response" if scratch is not None else Path(str(out))
     if not existing(folder, identity, overwrite=overwrite):
-        with writing(folder, identity, overwrite=overwrite) as draft:
-            with rest.threads_for(next(given.batches(batch_size))):
-                collected = _measure(rest, sae, given, plan, decoder, seed, batch_size)
+        threads = rest.threads_for(next(given.batches(batch_size)))
+        with threads, writing(folder, identity, overwrite=overwrite) as draft:
+            collected = _measure(rest, sae, given, plan, decoder, seed, batch_size)
             write_curves(draft, collected, given.labels, resamples=resamples, seed=seed)
             draft.details.update(hook_name=rest.name, examples=given.n, shortcut=rest.shortcut)
     return Response(folder, scratch)
