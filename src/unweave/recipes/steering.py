@@ -111,8 +111,8 @@ PUBLISHED = SteeringStudy(
     decoder=Fit(learning_rate=1e-4, epochs=10, batch_size=64),
 )
 
-# The same model; dictionaries in an eighth of the steps and the decoder in half of them, with rates as much higher. What
-# the model reads of a picture hangs on its faintest pixels, which a decoder in fewer steps leaves too bright.
+# The same model; dictionaries in an eighth of the steps and the decoder in half of them, with rates as much higher.
+# What the model reads of a picture hangs on its faintest pixels, which a decoder in fewer steps leaves too bright.
 DEFAULT = dataclasses.replace(
     PUBLISHED,
     training=dataclasses.replace(PUBLISHED.training, epochs=5, learning_rate=8e-4, batch_size=256),

@@ -114,8 +114,8 @@ def tell_importance(parts: Parts, run: Run, *, most: int) -> dict[str, Importanc
             f"{parts.shown} classes that show something; of as many latents as the dictionary has. As published, the "
             "loss of single rows carries the KL of one row and the batch's that of its mean; their difference is the "
             "same for every latent and flattens the histogram. The last column: the same index of how much the "
-            f"model's own cross-entropy changes, on {len(parts.some):,} images, when a latent's part is taken out of its "
-            "hidden layer."
+            f"model's own cross-entropy changes, on {len(parts.some):,} images, when a latent's part is taken out of "
+            "its hidden layer."
         ),
         main=1,
     )
