@@ -48,6 +48,13 @@ def test_a_copy_does_not_depend_on_what_is_read_with_it() -> None:
     torch.testing.assert_close(together[2], twins.pixels(torch.tensor([7]))[0])
 
 
+@pytest.mark.parametrize("block", [1, 2, 4, 8])
+def test_single_copies_of_grey_images_are_read_like_many(block: int) -> None:
+    twins = Scrambled(of=Digits(), block=block).load("test")
+    index = torch.arange(len(twins) - 3, len(twins))
+    torch.testing.assert_close(torch.cat([twins.pixels(one) for one in index.split(1)]), twins.pixels(index))
+
+
 def test_orders_change_with_epoch_and_seed_and_come_again() -> None:
     images, index = _images(), torch.arange(6, 12)
     twins = ScrambledImages(images, 2, seed=1)

@@ -82,7 +82,7 @@ class ScrambledImages(ImageDataset):
     def _scrambled(self, pixels: UInt8[Tensor, "b c h w"], image: Int64[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
         """Pixels with their blocks in disorder; so many neighbours as a machine word holds move as one."""
         unit = math.gcd(self._block, 8)
-        words = pixels.contiguous().view(_WORDS[unit])
+        words = pixels.clone(memory_format=torch.contiguous_format).view(_WORDS[unit])
         _, channels, height, width = words.shape
         down, across = torch.arange(height)[:, None], torch.arange(width)[None]
         side, wide = self._block, self._block // unit

@@ -87,9 +87,8 @@ def dose_response(
         latents: which latents, one at a time.
         doses: how much; what a dose is, `op` and `unit` say.
         op: the code becomes the dose (`set`), grows by it (`add`), or is multiplied by it (`scale`).
-        unit: a dose counts in multiples of the latent's largest code on these examples (`max`), or as it is (`value`).
-            Factors are taken as they are.
-        at: dotted name of the module; by default the one that the dictionary was trained on.
+        unit: doses are multiples of the latent's largest code on these examples (`max`), or as they are (`value`).
+        at: dotted name of the module; by default the dictionary's own.
         decoder: rows [n, d_in] to images [n, c, h, w] in [0, 1]; draws the mean picture at each dose.
         labels: class of each example, for the accuracy at each dose; a data set has its own.
         class_names: names of the classes.
@@ -112,7 +111,7 @@ def dose_response(
     plan = _Plan(
         at=rest.name,
         latents=tuple(check_latent(latent, sae.d_sae) for latent in latents),
-        doses=tuple(float(dose) for dose in doses),
+        doses=tuple(map(float, doses)),
         op=op,
         unit="factor" if op == "scale" else unit,
         rows=rows,
