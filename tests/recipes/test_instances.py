@@ -19,8 +19,8 @@ from unweave.models.fitting import Fit
 from unweave.models.tanh import Tanh
 from unweave.recipes.base import Run, execute
 from unweave.recipes.instances import DEFAULT, PUBLISHED
-from unweave.recipes.instances_attention import Maps, input_gradients
-from unweave.recipes.instances_networks import Instances
+from unweave.recipes.instances.attention import Maps, input_gradients
+from unweave.recipes.instances.networks import Instances
 from unweave.report import build_report
 from unweave.train import Training, train
 

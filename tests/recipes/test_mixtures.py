@@ -14,9 +14,9 @@ from unweave.datasets.planted import Planted
 from unweave.dictionaries.topk import TopK
 from unweave.recipes.base import METRICS, RECIPES, Run, execute
 from unweave.recipes.mixtures import Mixtures, findings
-from unweave.recipes.mixtures_parts import Scored, information, noise, scored, shifted
-from unweave.recipes.recovery_scores import Spread
+from unweave.recipes.mixtures.parts import Scored, information, noise, scored, shifted
 from unweave.report import build_report
+from unweave.stats.spread import Spread
 
 CONTROLS = ("untrained", "ica", "pca", "nmf", "raw")
 

@@ -21,8 +21,8 @@ from unweave.dictionaries.base import Dictionary, DictionaryConfig
 from unweave.dictionaries.random_directions import RandomDirections
 from unweave.recipes.base import METRICS, RECIPES, Run, execute
 from unweave.recipes.recovery import QUICK, Recovery
-from unweave.recipes.recovery_page import findings
-from unweave.recipes.recovery_scores import (
+from unweave.recipes.recovery.page import findings
+from unweave.recipes.recovery.scores import (
     CODES,
     CSV,
     DEAD,
@@ -35,13 +35,12 @@ from unweave.recipes.recovery_scores import (
     SCORES,
     WIDTH,
     Score,
-    Spread,
     load_scores,
     measure,
     save_scores,
     summaries,
 )
-from unweave.recipes.recovery_setup import (
+from unweave.recipes.recovery.setup import (
     ANY,
     NON_NEGATIVE,
     Entry,
@@ -56,6 +55,7 @@ from unweave.recipes.recovery_setup import (
     tune,
 )
 from unweave.report import build_report
+from unweave.stats.spread import Spread
 from unweave.train import Training
 
 SIZES = Sizes(d_in=8, d_sae=12, l0=2.4, fit_rows=100)

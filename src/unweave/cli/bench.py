@@ -13,8 +13,8 @@ from unweave.cli.parsing import parse, taken
 from unweave.core.errors import InputError, did_you_mean
 from unweave.core.runtime import Runtime
 from unweave.recipes.base import RECIPES, Run, execute
-from unweave.recipes.recovery_page import HEADINGS, cells
-from unweave.recipes.recovery_scores import load_scores, summaries
+from unweave.recipes.recovery.page import HEADINGS, cells
+from unweave.recipes.recovery.scores import load_scores, summaries
 from unweave.report import build_report
 
 C = TypeVar("C")

@@ -13,8 +13,8 @@ from unweave.dictionaries.base import Dictionary, DictionaryConfig
 from unweave.dictionaries.gelu import GELU
 from unweave.metrics.reconstruction import ReconstructionSums
 from unweave.recipes.base import Run, recipe
-from unweave.recipes.mixtures_page import write_page
-from unweave.recipes.mixtures_parts import (
+from unweave.recipes.mixtures.page import write_page
+from unweave.recipes.mixtures.parts import (
     Scored,
     classical,
     information,
@@ -24,7 +24,7 @@ from unweave.recipes.mixtures_parts import (
     shifted,
     untrained,
 )
-from unweave.recipes.recovery_scores import Spread
+from unweave.stats.spread import Spread
 from unweave.train import Job, Training, train_several
 
 _MOST_SOURCES = 4

@@ -22,11 +22,11 @@ from unweave.models.fitting import Fit
 from unweave.models.one_layer import OneLayer
 from unweave.models.pixel_decoder import TrainedDecoder, train_decoder
 from unweave.recipes.base import Run, recipe
-from unweave.recipes.steering_drawing import tell_geometry, tell_pictures
-from unweave.recipes.steering_importance import tell_importance
-from unweave.recipes.steering_losses import tell_losses
-from unweave.recipes.steering_moves import tell_moves
-from unweave.recipes.steering_parts import Encoded, Parts, drawn_images, tell_training
+from unweave.recipes.steering.drawing import tell_geometry, tell_pictures
+from unweave.recipes.steering.importance import tell_importance
+from unweave.recipes.steering.losses import tell_losses
+from unweave.recipes.steering.moves import tell_moves
+from unweave.recipes.steering.parts import Encoded, Parts, drawn_images, tell_training
 from unweave.store.activations import Activations
 from unweave.train import Job, Training, train_several
 

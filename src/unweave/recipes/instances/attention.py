@@ -15,8 +15,8 @@ from unweave.figures.attention import attention_maps, localised
 from unweave.metrics.localisation import dealt_again, localisation, smallest_set
 from unweave.models.hooks import only_tensor
 from unweave.recipes.base import Run
-from unweave.recipes.instances_dictionaries import Latents
-from unweave.recipes.instances_networks import Instances, Material
+from unweave.recipes.instances.dictionaries import Latents
+from unweave.recipes.instances.networks import Instances, Material
 from unweave.stats.effects import cliffs_delta, rank_biserial
 from unweave.stats.permutation import Alternative, difference_p, permutation_p
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from unweave.figures.importance import importance_histograms
 from unweave.metrics.ablation import divergence_offset, divergence_rises, effective_number, error_rises
 from unweave.recipes.base import Run
-from unweave.recipes.steering_parts import Encoded, Parts
+from unweave.recipes.steering.parts import Encoded, Parts
 from unweave.steer.ablations import ablation_effects
 
 _EVERY = "all"

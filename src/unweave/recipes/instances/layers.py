@@ -12,7 +12,7 @@ from unweave.figures.comparison import WORDS, row_histograms
 from unweave.metrics.similarity_rows import row_similarities, unit_rows
 from unweave.models.tanh import Tanh
 from unweave.recipes.base import Run
-from unweave.recipes.instances_networks import Instances, Material
+from unweave.recipes.instances.networks import Instances, Material
 
 # Mean and deviation over images that the notebook printed for its one pair of networks.
 _PUBLISHED = {

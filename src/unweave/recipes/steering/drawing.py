@@ -14,8 +14,8 @@ from unweave.figures.pictures import class_pictures, picture_grid, picture_maps,
 from unweave.metrics.geometry import cosine_similarities, entry_correlation
 from unweave.models.pixel_decoder import PixelDecoder
 from unweave.recipes.base import Run
-from unweave.recipes.steering_importance import Importance
-from unweave.recipes.steering_parts import Parts
+from unweave.recipes.steering.importance import Importance
+from unweave.recipes.steering.parts import Parts
 from unweave.stats.mantel import Mantel, mantel
 from unweave.stats.permutation import permutation_p
 

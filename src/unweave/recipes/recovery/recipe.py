@@ -11,8 +11,8 @@ from unweave.datasets.planted import Planted
 from unweave.datasets.rows import KnownRows, RowsConfig
 from unweave.dictionaries.base import Dictionary, DictionaryConfig
 from unweave.recipes.base import Run, recipe
-from unweave.recipes.recovery_page import findings, write_page
-from unweave.recipes.recovery_scores import (
+from unweave.recipes.recovery.page import findings, write_page
+from unweave.recipes.recovery.scores import (
     Score,
     load_scores,
     measure,
@@ -20,7 +20,7 @@ from unweave.recipes.recovery_scores import (
     summaries,
     write_table,
 )
-from unweave.recipes.recovery_setup import (
+from unweave.recipes.recovery.setup import (
     ANY,
     NON_NEGATIVE,
     Entry,

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import torch
-from scipy.stats import t as student
 
 from unweave.core.config import from_json, to_json
 from unweave.core.errors import InputError, StoreError
@@ -18,6 +17,7 @@ from unweave.datasets.rows import KnownRows
 from unweave.dictionaries.base import Dictionary
 from unweave.metrics.reconstruction import ReconstructionSums
 from unweave.metrics.recovery import correlations, cosines, match, precision
+from unweave.stats.spread import Spread
 from unweave.store.artifact import read_json, write_json
 from unweave.store.files import save_table
 
@@ -56,25 +56,6 @@ class Score:
     error: str = ""
     trained: bool = True
     tuned: str = ""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean of a metric over seeds, with its 95 % t-interval; NaN ends from one seed."""
-
-    mean: float
-    low: float
-    high: float
-    values: tuple[float, ...]
-
-    @staticmethod
-    def of(values: Sequence[float], *, level: float = 0.95) -> "Spread":
-        """From one value a seed: mean ± t · s / √n with Student's t of n − 1 degrees of freedom."""
-        mean, n = float(np.mean(values)), len(values)
-        if n < 2:
-            return Spread(mean, math.nan, math.nan, tuple(values))
-        half = float(student.ppf((1 + level) / 2, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
-        return Spread(mean, mean - half, mean + half, tuple(values))
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ import numpy as np
 from unweave.datasets.rows import KnownRows
 from unweave.figures.mixtures import distributions, latent_correlations, losses, recovery, signals_over_time
 from unweave.recipes.base import Run
-from unweave.recipes.mixtures_parts import Scored
+from unweave.recipes.mixtures.parts import Scored
 
 CALLED = {
     "": "dictionary",

@@ -9,8 +9,9 @@ from scipy.stats import spearmanr
 
 from unweave.figures.recovery import Column, Line, along_penalty, recovery_by_kind
 from unweave.recipes.base import Run
-from unweave.recipes.recovery_scores import CODES, DEAD, EXPLAINED, L0, MCC, PRECISION, RECALL, WIDTH, Spread, Summary
-from unweave.recipes.recovery_setup import ANY, Tried, chosen
+from unweave.recipes.recovery.scores import CODES, DEAD, EXPLAINED, L0, MCC, PRECISION, RECALL, WIDTH, Summary
+from unweave.recipes.recovery.setup import ANY, Tried, chosen
+from unweave.stats.spread import Spread
 
 HEADINGS = ["", "MCC", "recall", "precision", "codes r", "explained", "L0", "dead", "latents"]
 _SHARES = (MCC, RECALL, PRECISION, CODES, EXPLAINED)

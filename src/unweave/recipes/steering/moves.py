@@ -8,8 +8,8 @@ from jaxtyping import Float
 
 from unweave.core.seeds import numpy_generator
 from unweave.recipes.base import Run
-from unweave.recipes.steering_importance import Importance
-from unweave.recipes.steering_parts import Parts
+from unweave.recipes.steering.importance import Importance
+from unweave.recipes.steering.parts import Parts
 from unweave.steer import steer
 from unweave.steer.response import Effect
 from unweave.steer.stage import dose_response

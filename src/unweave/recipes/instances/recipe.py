@@ -1,10 +1,10 @@
 """Several trainings of one network: what do they share, and what of it is evidence?"""
 
 from unweave.recipes.base import Run, recipe
-from unweave.recipes.instances_attention import attention, attention_findings
-from unweave.recipes.instances_dictionaries import latent_findings, match_latents, tell_latents
-from unweave.recipes.instances_layers import compare_layers, layer_findings, tell_layers, tell_published
-from unweave.recipes.instances_networks import Instances, prepare
+from unweave.recipes.instances.attention import attention, attention_findings
+from unweave.recipes.instances.dictionaries import latent_findings, match_latents, tell_latents
+from unweave.recipes.instances.layers import compare_layers, layer_findings, tell_layers, tell_published
+from unweave.recipes.instances.networks import Instances, prepare
 
 DEFAULT = Instances()
 

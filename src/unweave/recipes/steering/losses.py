@@ -10,7 +10,7 @@ from unweave.core.seeds import torch_generator
 from unweave.metrics.ablation import divergence
 from unweave.metrics.reconstruction import ReconstructionSums
 from unweave.recipes.base import Run
-from unweave.recipes.steering_parts import Encoded, Parts
+from unweave.recipes.steering.parts import Encoded, Parts
 from unweave.steer.splicing import splice
 
 

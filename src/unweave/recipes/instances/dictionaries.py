@@ -20,7 +20,7 @@ from unweave.metrics.similarity import Cross, matched_correlations, rotation
 from unweave.metrics.similarity_latents import Matched, live_latents, matched_directions
 from unweave.metrics.sparsity import l0
 from unweave.recipes.base import Run
-from unweave.recipes.instances_networks import Instances, Material
+from unweave.recipes.instances.networks import Instances, Material
 from unweave.store.activations import Activations
 from unweave.train import train
 
