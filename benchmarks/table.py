@@ -50,7 +50,8 @@ def write(results: Path, page: Path, images: Path) -> None:
 
 def _measured_on(found: dict[str, Any]) -> str:
     machine = next(iter(found.values()))["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    known = {name: version for suite in found.values() for name, version in suite["machine"]["versions"].items()}
+    versions = ", ".join(f"{name} {version}" for name, version in known.items())
     flags = ", ".join(machine["flags"]) or "none that matter"
     quick = " A quick look, not a result." if any(suite["quick"] for suite in found.values()) else ""
     return (

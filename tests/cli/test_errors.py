@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from unweave.cli import commands
+from unweave.cli import run
 from unweave.core.errors import InputError
 from unweave.recipes.base import RUN
 
@@ -165,7 +165,7 @@ def test_a_fault_of_its_own_says_so(cli: Callable, here: Path, monkeypatch: pyte
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("[bold]gears[/x] broke")
 
-    monkeypatch.setattr(commands, "execute", fails)
+    monkeypatch.setattr(run, "execute", fails)
     ended = cli("run digits")
     assert ended.code == 1
     assert ended.err == "fault: RuntimeError: [bold]gears[/x] broke (Unweave's own; --debug shows where)\n"
@@ -177,7 +177,7 @@ def test_an_interruption_says_how_to_go_on(cli: Callable, here: Path, monkeypatc
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "execute", interrupted)
+    monkeypatch.setattr(run, "execute", interrupted)
     ended = cli("run digits")
     assert ended.code == 130
     assert ended.err == "interrupted; the same command goes on from the last checkpoint\n"

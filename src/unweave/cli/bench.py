@@ -1,39 +1,21 @@
 """`unweave bench`: comparisons of all dictionaries of the registry, as a table on the terminal and a page."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Generic, TypeVar
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
-from unweave.cli.parsing import parse, taken
+from unweave.cli.run import run_recipe
 from unweave.core.errors import InputError, did_you_mean
-from unweave.core.runtime import Runtime
-from unweave.recipes.base import RECIPES, Run, execute
+from unweave.recipes.base import RECIPES, Run
 from unweave.recipes.recovery.page import HEADINGS, cells
 from unweave.recipes.recovery.scores import load_scores, summaries
-from unweave.report import build_report
 
-C = TypeVar("C")
-Flat = tyro.conf.arg(name="")
 _WIDE = 130
 _FEWER = ("", "MCC", "recall", "explained", "L0")
 console = Console(highlight=False, soft_wrap=True, markup=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchArguments(Generic[C]):
-    """Flags of `unweave bench NAME`."""
-
-    config: Annotated[C, Flat]
-    seed: int = 0
-    "every random choice comes from it"
-    out: Path | None = None
-    "folder of the run; by default runs/RECIPE-FINGERPRINT, so that the same command finds its run again"
-    runtime: Annotated[Runtime, Flat] = field(default_factory=Runtime)
 
 
 @dataclass(frozen=True)
@@ -53,23 +35,12 @@ def bench_command(given: list[str], program: str) -> None:
     if name not in BENCHES:
         raise InputError(f"there is no bench {name!r}: {did_you_mean(name, BENCHES)}")
     bench = BENCHES[name]
-    recipe = RECIPES[bench.recipe]
-    preset = taken(given, "--preset") or "default"
-    read = parse(
-        BenchArguments[recipe.config],  # type: ignore[name-defined]
-        BenchArguments(config=recipe.preset(preset)),
-        given,
-        program=f"{program} {name}",
-        description=f"{recipe.summary} Presets (--preset): {', '.join(recipe.presets)}; values below: {preset}.",
-    )
-    read.runtime.apply()
-    run = execute(recipe.name, read.config, seed=read.seed, out=read.out, runtime=read.runtime)
-    page = build_report(run.folder)
-    for table in bench.tables(run):
-        Console(highlight=False).print(table)
-    for sentence in run.findings:
-        console.print(f"• {sentence}")
-    console.print(f"Report: {page.resolve()}")
+
+    def show(run: Run) -> None:
+        for table in bench.tables(run):
+            Console(highlight=False).print(table)
+
+    run_recipe(RECIPES[bench.recipe], given, f"{program} {name}", show=show)
 
 
 def _list(program: str) -> None:

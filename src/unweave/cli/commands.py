@@ -3,20 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Generic, TypeVar, cast
+from typing import Annotated, cast
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from unweave.analyze import Analysis, analyze
 from unweave.capture import Capture, capture
 from unweave.cli.bench import bench_command
 from unweave.cli.compare import compare_command
 from unweave.cli.parsing import component, parse, taken, unfilled
+from unweave.cli.run import recipes_command, run_command
 from unweave.cli.steer import steer_command
 from unweave.cli.sweep import sweep_command
-from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
 from unweave.core.seeds import torch_generator
 from unweave.datasets.base import DatasetConfig, Split
@@ -26,66 +25,12 @@ from unweave.dictionaries.topk import TopK
 from unweave.models.base import ModelConfig
 from unweave.models.hooks import resolve
 from unweave.models.mlp import MLP
-from unweave.recipes.base import RECIPES, execute
 from unweave.report import build_report
 from unweave.store.activations import Activations
 from unweave.train import Training, train
 
-C = TypeVar("C")
 Flat = tyro.conf.arg(name="")
 console = Console(highlight=False, soft_wrap=True, markup=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunArguments(Generic[C]):
-    """Flags of `unweave run RECIPE`."""
-
-    config: Annotated[C, Flat]
-    seed: int = 0
-    "every random choice comes from it"
-    data_dir: Path | None = None
-    "where the data lie, for data sets made of files"
-    out: Path | None = None
-    "folder of the run; by default runs/RECIPE-FINGERPRINT, so that the same command finds its run again"
-    runtime: Annotated[Runtime, Flat] = field(default_factory=Runtime)
-
-
-def run_command(given: list[str], program: str) -> None:
-    """Run a recipe: data, model, dictionary, controls and report in one go."""
-    if not given or given[0] in ("-h", "--help"):
-        console.print(f"usage: {program} RECIPE [--preset NAME] [FLAGS]\n\n{run_command.__doc__}\n")
-        recipes_command([], program)
-        console.print(f"\n{program} RECIPE --help lists the recipe's flags.")
-        if given:
-            return
-        raise InputError(f"which recipe? One of: {', '.join(RECIPES.members())}")
-    recipe = RECIPES[given.pop(0)]
-    preset = taken(given, "--preset") or "default"
-    read = parse(
-        RunArguments[recipe.config],  # type: ignore[name-defined]
-        RunArguments(config=recipe.preset(preset)),
-        given,
-        program=f"{program} {recipe.name}",
-        description=f"{recipe.summary} Presets (--preset): {', '.join(recipe.presets)}; values below: {preset}.",
-    )
-    read.runtime.apply()
-    run = execute(recipe.name, read.config, seed=read.seed, out=read.out, data_dir=read.data_dir, runtime=read.runtime)
-    page = build_report(run.folder)
-    for sentence in run.findings:
-        console.print(f"• {sentence}")
-    console.print(f"Report: {page.resolve()}")
-
-
-def recipes_command(given: list[str], program: str) -> None:
-    """List the recipes and their presets."""
-    if given and given[0] not in ("-h", "--help"):
-        raise InputError(f"{program} takes no arguments, got {' '.join(given)}")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("recipe", "presets", "what it asks"):
-        table.add_column(heading)
-    for name, recipe in RECIPES.members().items():
-        table.add_row(name, ", ".join(recipe.presets), recipe.summary)
-    console.print(table)
 
 
 @dataclass(frozen=True, kw_only=True)
