@@ -91,6 +91,6 @@ def silenced() -> Iterator[None]:
         _enabled = before
 
 
-def progress(label: str, *, total: int | None, unit: str) -> Bar:
-    """A bar for `total` units of work, on standard error so that results can be piped."""
-    return Bar(label, total, unit, Console(stderr=True, quiet=not _enabled))
+def progress(label: str, *, total: int | None, unit: str, quiet: bool = False) -> Bar:
+    """A bar for `total` units of work, on standard error so that results can be piped; `quiet` shows none."""
+    return Bar(label, total, unit, Console(stderr=True, quiet=quiet or not _enabled))

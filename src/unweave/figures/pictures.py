@@ -24,8 +24,8 @@ def picture_grid(
 ) -> Figure:
     """Pictures in rows, each with its label above; `size` is a picture's side in inches."""
     shown = as_bytes(pictures)
-    columns = min(columns, max(len(shown), 1))
     rows = max(1, -(-len(shown) // columns))
+    columns = min(columns, max(len(shown), 1))
     wide, tall = size * 1.08, size * 1.08 + 0.14
     with house_style():
         figure = Figure(figsize=(columns * wide, rows * tall))

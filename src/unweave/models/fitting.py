@@ -119,7 +119,7 @@ def descend(
     measure: Callable[[], Mapping[str, float]],
     *,
     seed: int,
-    label: str,
+    label: str | None,
     given: Callable[[Tensor], Tensor] = lambda pixels: pixels,
 ) -> Curves:
     """Train a module in place, and tell how it went.
@@ -131,7 +131,7 @@ def descend(
         loss: of a batch, on the module's device.
         measure: taken before training and at the end of each epoch.
         seed: decides the orders.
-        label: what the progress bar calls it.
+        label: what the progress bar calls it; none is shown without.
         given: what the module gets of many images at once; by default the images.
 
     Returns:
@@ -153,7 +153,7 @@ def descend(
             column.append(float(row.get(name, float("nan"))))
 
     log(first)
-    with progress(label, total=per_epoch * fit.epochs, unit="steps") as bar:
+    with progress(label or "", total=per_epoch * fit.epochs, unit="steps", quiet=label is None) as bar:
         for epoch in range(fit.epochs):
             module.train()
             order = torch_generator(seed, "images", epoch)

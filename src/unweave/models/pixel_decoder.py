@@ -78,6 +78,7 @@ def train_decoder(
     seed: int,
     out: Path,
     runtime: Runtime | None = None,
+    label: str | None = "Training the pixel decoder",
 ) -> TrainedDecoder:
     """Train a pixel decoder of a hook point on mean squared error, and write it as an artifact, or read it back.
 
@@ -90,6 +91,7 @@ def train_decoder(
         seed: decides the start and the order of the images.
         out: folder of the artifact.
         runtime: device and the like.
+        label: of the progress bar; none is shown without.
 
     Raises:
         InputError: the hook point gives no rows [n, d_in], or `out` holds something else.
@@ -118,7 +120,7 @@ def train_decoder(
             lambda batch: mse_loss(decoder(batch.given), batch.images),
             lambda: {"test_mse": float(pixel_errors(decoder, model, at, test).mean())},
             seed=seed,
-            label="Training the pixel decoder",
+            label=label,
             given=lambda pixels: points.read(pixels.to(device))[at],
         )
     with writing(out, identity) as draft:

@@ -1,7 +1,9 @@
 """What one latent draws: KL dictionaries of a linear model on digits and their scrambled twins, and a way to pixels."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
@@ -140,31 +142,37 @@ def steering(config: SteeringStudy, run: Run) -> None:
 def _train_parts(
     config: SteeringStudy, run: Run, model: TrainedModel, train: ImageDataset, test: ImageDataset
 ) -> tuple[TrainedDecoder, Mapping[str, Dictionary]]:
-    """The pixel decoder and the dictionaries."""
+    """The pixel decoder and the dictionaries; neither waits for the other."""
     jobs: dict[str, tuple[DictionaryConfig, Training]] = {
         f"{rho:g}": (config.with_target(rho), config.training) for rho in config.targets
     }
     jobs[config.beside.kind] = (config.beside, config.beside_training)
-    # One after the other: steps this small spend half of their time in Python, and beside the dictionaries, which train
-    # side by side already, a thread for the decoder waits for the interpreter longer than it takes alone.
-    decoder = train_decoder(
-        model.module,
-        config.at,
-        config.decoder,
-        train,
-        test,
-        seed=run.seed,
-        out=run.place("pixel-decoder"),
-        runtime=run.runtime,
-    )
-    made = train_several(
-        LiveRows(model.module, train, at=config.at),
-        [
-            Job(dictionary=sae, training=training, seed=run.seed, out=run.place(f"sae@{name}"))
-            for name, (sae, training) in jobs.items()
-        ],
-        runtime=run.runtime,
-    )
+    places = {name: run.place(f"sae@{name}") for name in jobs}
+    place = run.place("pixel-decoder")
+    drawn_from = copy.deepcopy(model.module)  # its own: hooks of two threads in one module would meet
+    with ThreadPoolExecutor(1) as beside:
+        drawing = beside.submit(
+            train_decoder,
+            drawn_from,
+            config.at,
+            config.decoder,
+            train,
+            test,
+            seed=run.seed,
+            out=place,
+            runtime=run.runtime,
+            label=None,
+        )
+        rows = LiveRows(model.module, train, at=config.at)
+        made = train_several(
+            rows,
+            [
+                Job(dictionary=sae, training=training, seed=run.seed, out=places[name])
+                for name, (sae, training) in jobs.items()
+            ],
+            runtime=run.runtime,
+        )
+        decoder = drawing.result()
     for outcome in made:
         if not isinstance(outcome, Dictionary):
             raise outcome
