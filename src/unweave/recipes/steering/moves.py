@@ -101,7 +101,7 @@ def _tell_taken_out(parts: Parts, run: Run, found: Importance, count: int) -> No
             [name, *(f"{100 * value:.1f} %" for value in (whole[c], own[c], others[c], random[:, c].mean()))]
             for c, name in enumerate(parts.names)
         ],
-        note=f"Accuracy on the class's held-out images; random latents: mean over {_DRAWS} draws.",
+        note=f"Accuracy on the class's images among {len(parts.some):,} held-out ones; random: mean over {_DRAWS} draws.",
         main=2,
     )
     run.findings.append(
@@ -115,6 +115,6 @@ def _accuracies(parts: Parts, latents: Sequence[int]) -> Float[np.ndarray, " cla
     """The model's accuracy on each class with some latents taken out."""
     edits = dict.fromkeys(latents, "ablate")
     with steer(parts.model.module, parts.main.sae, at=parts.at, edits=edits):
-        right = parts.predictions() == parts.label
-    counts = torch.bincount(parts.label, minlength=len(parts.names))
-    return np.asarray(torch.bincount(parts.label[right], minlength=len(parts.names)) / counts, np.float64)
+        right = parts.predictions(parts.some) == parts.some.labels
+    counts = torch.bincount(parts.some.labels, minlength=len(parts.names)).clamp_min(1)
+    return np.asarray(torch.bincount(parts.some.labels[right], minlength=len(parts.names)) / counts, np.float64)

@@ -104,10 +104,10 @@ class Parts:
         return sums / torch.bincount(self.label, minlength=len(self.names))[:, None]
 
     @torch.no_grad()
-    def predictions(self) -> Int64[Tensor, " n"]:
-        """What the model takes each held-out image for."""
+    def predictions(self, images: ImageDataset) -> Int64[Tensor, " n"]:
+        """What the model takes each image for."""
         device = next(self.model.module.parameters()).device
-        return torch.cat([self.model.module(b.images.to(device)).argmax(1).cpu() for b in self.test.batches(4096)])
+        return torch.cat([self.model.module(b.images.to(device)).argmax(1).cpu() for b in images.batches(4096)])
 
     @torch.no_grad()
     def draw(self, rows: Float[Tensor, "k d_in"]) -> Float[np.ndarray, "k c h w"]:
@@ -126,7 +126,7 @@ def tell_training(parts: Parts, run: Run) -> None:
     errors = pixel_errors(parts.decoder.module, parts.model.module, parts.at, parts.test)
     means = parts.mean_images.to(torch.float32)
     alone = torch.cat([(b.images - means[b.labels]).square().flatten(1).mean(1) for b in parts.test.batches(4096)])
-    right = (parts.predictions() == parts.label).double()
+    right = (parts.predictions(parts.test) == parts.label).double()
     run.record({"model/test_accuracy": parts.model.test_accuracy, "pixels/test_mse": parts.decoder.test_mse})
     run.record({"pixels/test_mse": float(alone.mean())}, condition="class_mean_image")
     run.section(
