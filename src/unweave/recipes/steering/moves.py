@@ -101,7 +101,7 @@ def _tell_taken_out(parts: Parts, run: Run, found: Importance, count: int) -> No
             [name, *(f"{100 * value:.1f} %" for value in (whole[c], own[c], others[c], random[:, c].mean()))]
             for c, name in enumerate(parts.names)
         ],
-        note=f"Accuracy on the class's images among {len(parts.some):,} held-out ones; random: mean over {_DRAWS} draws.",
+        note=f"Accuracy on the class's images of {len(parts.some):,} held-out ones; random: mean over {_DRAWS} draws.",
         main=2,
     )
     run.findings.append(
