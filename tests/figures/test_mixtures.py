@@ -34,7 +34,9 @@ def test_alike_latents_stand_together_and_constant_ones_last() -> None:
 
 
 def test_few_latents_need_no_clustering() -> None:
-    latent_correlations({"one": np.ones((5, 1)), "two": np.eye(5)[:, :2]}, {"one": {}, "two": {}})
+    figure = latent_correlations({"one": np.ones((5, 1)), "two": np.eye(5)[:, :2]}, {"one": {}, "two": {}})
+    drawn = [np.asarray(axis.images[0].get_array()) for axis in figure.axes if axis.images]
+    assert [matrix.shape for matrix in drawn[:2]] == [(1, 1), (2, 2)]
 
 
 def test_latents_are_drawn_on_the_scale_and_side_of_their_source() -> None:

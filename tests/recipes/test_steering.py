@@ -109,6 +109,14 @@ def test_settings_that_make_no_sense_are_refused(change: dict[str, object], mess
         replace(DEFAULT, **change)
 
 
+def test_a_class_without_a_held_out_image_is_named_before_anything_is_trained(
+    small: SteeringStudy, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"3 held-out images hold none of class .*moved_images"):
+        execute("steering", replace(small, moved_images=3), out=tmp_path / "run")
+    assert not (tmp_path / "run" / "artifacts").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["published", "default"])
 def test_the_numbers_that_were_measured_again(preset: str, data_dir: Path, tmp_path: Path) -> None:

@@ -90,9 +90,9 @@ def train_classifier(
 def _forward_flops(module: nn.Module, fit: Fit, images: LabelledImages) -> float:
     """Floating-point operations of one batch on its way through."""
     module.eval()  # counting must not move running statistics
-    batch = next(image_batches(images, fit.batch_size))
+    pixels = images.pixels(torch.arange(min(fit.batch_size, len(images.labels)))).float()
     with FlopCounterMode(display=False) as counter:
-        module(batch.images.to(next(module.parameters()).device))
+        module(pixels.to(next(module.parameters()).device))
     return float(counter.get_total_flops())
 
 

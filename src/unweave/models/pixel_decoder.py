@@ -105,7 +105,7 @@ def train_decoder(
         return found
     points = HookPoints(model, at)
     device = next(model.parameters()).device
-    first = next(image_batches(test, 1)).images
+    first = test.pixels(torch.zeros(1, dtype=torch.int64)).float()
     row = points.read(first.to(device))[at]
     if row.ndim != 2:
         raise InputError(f"{at!r} gives {list(row.shape)}; a pixel decoder needs a hook point that gives [b, d_in]")

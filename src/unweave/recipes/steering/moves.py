@@ -116,5 +116,5 @@ def _accuracies(parts: Parts, latents: Sequence[int]) -> Float[np.ndarray, " cla
     edits = dict.fromkeys(latents, "ablate")
     with steer(parts.model.module, parts.main.sae, at=parts.at, edits=edits):
         right = parts.predictions(parts.some) == parts.some.labels
-    counts = torch.bincount(parts.some.labels, minlength=len(parts.names)).clamp_min(1)
+    counts = torch.bincount(parts.some.labels, minlength=len(parts.names))
     return np.asarray(torch.bincount(parts.some.labels[right], minlength=len(parts.names)) / counts, np.float64)

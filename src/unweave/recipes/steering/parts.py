@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from unweave.core.errors import InputError
 from unweave.core.seeds import torch_generator
 from unweave.datasets.base import ImageDataset, MemoryImages
 from unweave.datasets.scrambled import SCRAMBLED
@@ -116,8 +117,18 @@ class Parts:
 
 
 def drawn_images(images: ImageDataset, most: int, *, seed: int) -> MemoryImages:
-    """Up to `most` images, drawn at random and kept in memory, in their order."""
+    """Up to `most` images, drawn at random and kept in memory, in their order.
+
+    Raises:
+        InputError: a class has no image among them: what is said class by class would have nothing to stand on.
+    """
     index = torch.randperm(len(images), generator=torch_generator(seed, "moved images"))[:most].sort().values
+    missing = [name for c, name in enumerate(images.class_names) if not bool((images.labels[index] == c).any())]
+    if missing:
+        raise InputError(
+            f"{len(index)} held-out images hold none of class {', '.join(missing)}, and every class needs one: use "
+            "more images (moved_images, and all that the data set has)"
+        )
     return MemoryImages(images.pixels(index), images.labels[index], images.class_names)
 
 

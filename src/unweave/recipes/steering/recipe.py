@@ -124,12 +124,15 @@ DEFAULT = dataclasses.replace(
 def steering(config: SteeringStudy, run: Run) -> None:
     """What does one latent draw, what does moving it do, and what of that needed a dictionary?"""
     train_images, test_images = (config.data.load(split, run.data_dir) for split in ("train", "test"))
+    some = drawn_images(test_images, config.moved_images, seed=run.seed)
     model = train_classifier(
         config.model, config.fit, train_images, test_images, seed=run.seed, out=run.place("model"), runtime=run.runtime
     )
     decoder, dictionaries = _train_parts(config, run, model, train_images, test_images)
     rows = capture(model.module, test_images, at=config.at, out=run.place("activations@test"), batch_size=2048)
-    some = drawn_images(test_images, config.moved_images, seed=run.seed)
+    # What follows is small, and looks at all of it side by side: on one device.
+    for module in (model.module, decoder.module, *dictionaries.values()):
+        module.cpu()
     parts = Parts(test_images, some, rows, model, config.at, decoder, _encoded(dictionaries, rows))
     tell_training(parts, run)
     tell_losses(parts, run, batch_size=config.judged_batch)
