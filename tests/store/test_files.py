@@ -127,3 +127,17 @@ def test_a_tensor_file_of_something_else_holds_no_codes(tmp_path: Path) -> None:
     save_tensors(tmp_path / "x", {"W": torch.ones(2)})
     with pytest.raises(StoreError, match=r"x holds \['W'\], not sparse codes"):
         load_codes(tmp_path / "x")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read as Linux tells it")
+def test_a_tensor_file_is_not_read_before_it_is_touched(tmp_path: Path) -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    save_tensors(tmp_path / "x", {"big": torch.ones(1 << 26, dtype=torch.uint8), "small": torch.ones(4)})
+    before = resident()
+    tensors = load_tensors(tmp_path / "x")
+    assert tensors["small"].sum() + tensors["big"].numpy()[:4].sum() == 8
+    assert resident() - before < 1 << 24
+    tensors["small"][0] = 7
+    assert load_tensors(tmp_path / "x")["small"][0] == 1

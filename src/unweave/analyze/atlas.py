@@ -3,31 +3,37 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from matplotlib.figure import Figure
 
 from unweave.analyze.thumbnails import Thumbnails
 from unweave.core.codes import Codes
 from unweave.core.config import from_json
-from unweave.core.errors import InputError
+from unweave.core.errors import InputError, did_you_mean
 from unweave.figures.latents import LatentCard, latent_card
+from unweave.metrics.entries import Entries, by_latent
 from unweave.store.artifact import read_manifest
 from unweave.store.codes import load_codes
 from unweave.store.files import load_table, load_tensors
+from unweave.store.keyed import KeyedTable
 from unweave.store.scratch import Scratch
 
 KIND = "atlas"
 CODES = "codes.safetensors"
+BY_LATENT = "by_latent.safetensors"
+ROWS = "rows.safetensors"
 LATENTS = "latents.parquet"
 EXAMPLES = "examples.parquet"
 LABELS = "labels.parquet"
 SELECTIVE = "selective.parquet"
 HISTOGRAMS = "histograms.safetensors"
 THUMBNAILS = "thumbnails.safetensors"
+ORDERS = ("value", "relative", "quantile", "random")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +41,7 @@ class Analysis:
     """What an atlas holds, and how its latents are named."""
 
     top: int = 16
-    "strongest examples kept of each latent"
+    "examples kept of each latent in each order"
     bins: int = 32
     "bins of a latent's activation histogram"
     permutations: int = 999
@@ -53,21 +59,40 @@ class Analysis:
                 raise InputError(f"{name} must be at least 1, got {value}")
 
 
+@dataclass(frozen=True, eq=False)
+class RowPlaces:
+    """Where each row comes from: its example, its place or token there, and where there are labels its class."""
+
+    example: Int64[np.ndarray, " n"]
+    position: Int64[np.ndarray, " n"]
+    label: Int64[np.ndarray, " n"] | None
+
+
 class Atlas:
-    """Everything about a dictionary's latents on some rows; tables are read when they are first asked for.
+    """Everything about a dictionary's latents on some rows.
+
+    Nothing is read before it is asked for, and of what belongs to one latent only that latent's part: opening costs a
+    manifest, a latent a few milliseconds, however many latents and rows there are.
+
+    Args:
+        folder: the artifact.
+        scratch: a temporary folder that lives as long as this object.
+        verify: compare checksums, where the atlas is under 256 MiB; without it sizes only.
 
     Attributes:
         metrics: flat mapping from name to number; NaN where there is none.
         class_names: names of the classes, or None where the rows have no labels.
+        hook_name: dotted name of the module that the rows come from.
+        d_sae: number of latents.
 
     Raises:
         StoreError: the folder is no whole atlas.
     """
 
-    def __init__(self, folder: str | Path, scratch: Scratch | None = None) -> None:
+    def __init__(self, folder: str | Path, scratch: Scratch | None = None, *, verify: bool = True) -> None:
         self.folder = Path(folder)
         self._scratch = scratch
-        self.manifest = read_manifest(self.folder, KIND, verify=True)
+        self.manifest = read_manifest(self.folder, KIND, verify=verify)
         numbers = self.manifest.details["metrics"].items()
         self.metrics = {name: float("nan") if value is None else value for name, value in numbers}
         self.class_names: list[str] | None = self.manifest.details["class_names"]
@@ -86,7 +111,7 @@ class Atlas:
 
     @cached_property
     def examples(self) -> pa.Table:
-        """Each latent's strongest examples, by their strongest row: `order`, latent, rank, row, example, position."""
+        """Examples of all latents, by their strongest row: `order`, latent, rank, row, example, position, value."""
         return load_table(self.folder / EXAMPLES)
 
     @cached_property
@@ -101,8 +126,24 @@ class Atlas:
 
     @cached_property
     def codes(self) -> Codes:
-        """The sparse codes of all rows."""
+        """The sparse codes of all rows, mapped into memory."""
         return load_codes(self.folder / CODES)
+
+    @cached_property
+    def entries(self) -> Entries:
+        """The same codes latent by latent, mapped into memory; `entries.of(latent)` gives one latent's rows."""
+        if BY_LATENT not in self.manifest.files:  # an atlas of an earlier version
+            return by_latent(self.codes)
+        arrays = {name: tensor.numpy() for name, tensor in load_tensors(self.folder / BY_LATENT).items()}
+        return Entries(**arrays, n=self.codes.n)
+
+    @cached_property
+    def rows(self) -> RowPlaces | None:
+        """Where each row comes from; None in an atlas of an earlier version."""
+        if ROWS not in self.manifest.files:
+            return None
+        arrays = {name: tensor.numpy() for name, tensor in load_tensors(self.folder / ROWS).items()}
+        return RowPlaces(arrays["example"], arrays["position"], arrays.get("label"))
 
     @cached_property
     def thumbnails(self) -> Thumbnails | None:
@@ -116,10 +157,12 @@ class Atlas:
         return tensors["counts"].numpy(), tensors["largest"].numpy()
 
     @cached_property
-    def _label_counts(self) -> np.ndarray | None:
-        if self.labels is None or self.class_names is None:
-            return None
-        return np.asarray(self.labels["count"]).reshape(self.d_sae, len(self.class_names))
+    def _examples_by_latent(self) -> KeyedTable:
+        return KeyedTable(self.folder / EXAMPLES, "latent")
+
+    @cached_property
+    def _labels_by_latent(self) -> KeyedTable | None:
+        return KeyedTable(self.folder / LABELS, "latent") if LABELS in self.manifest.files else None
 
     @property
     def class_totals(self) -> np.ndarray | None:
@@ -131,13 +174,59 @@ class Atlas:
         """A column of `latents` as an array, latent by latent."""
         return np.asarray(self.latents[name])
 
+    def numbers_of(self, latent: int) -> dict[str, Any]:
+        """One latent's row of `latents`.
+
+        Raises:
+            InputError: there is no such latent.
+        """
+        self.check(latent)
+        return {name: self.latents[name][latent].as_py() for name in self.latents.column_names}
+
+    def examples_of(self, latent: int, order: str | None = None) -> pa.Table:
+        """One latent's rows of `examples`, read without the others; of one order or of all.
+
+        Args:
+            latent: its index.
+            order: `value` (strongest first), `relative` (the same by its share in the row's length), `quantile` (from
+                the strongest to the weakest at equal steps of rank), `random` (drawn from all it fires on).
+
+        Raises:
+            InputError: there is no such latent or order.
+        """
+        self.check(latent)
+        if order is not None and order not in ORDERS:
+            raise InputError(f"there is no order {order!r} of examples: {did_you_mean(order, ORDERS)}")
+        table = self._examples_by_latent.rows(latent)
+        return table if order is None else table.filter(pc.equal(table["order"], order))
+
+    def labels_of(self, latent: int) -> pa.Table | None:
+        """One latent's rows of `labels`, a row for each class; None without labels.
+
+        Raises:
+            InputError: there is no such latent.
+        """
+        self.check(latent)
+        return None if self._labels_by_latent is None else self._labels_by_latent.rows(latent)
+
+    def histogram_of(self, latent: int) -> tuple[Int64[np.ndarray, " bins"], float]:
+        """Counts of one latent's values over equal parts of [0, its largest value], and that value.
+
+        Raises:
+            InputError: there is no such latent.
+        """
+        self.check(latent)
+        counts, largest = self._histograms
+        return counts[latent], float(largest[latent])
+
     def top_images(self, latent: int, order: str = "value") -> UInt8[np.ndarray, "k c h w"] | None:
-        """The latent's strongest examples as pictures, strongest first; None without images."""
-        if self.thumbnails is None:
-            return None
-        table = self.examples
-        chosen = pc.and_(pc.equal(table["latent"], latent), pc.equal(table["order"], order))
-        return self.thumbnails.of(table.filter(chosen)["example"].to_numpy())
+        """The latent's examples in one of the `ORDERS` as pictures; None without images.
+
+        Raises:
+            InputError: there is no such latent or order.
+        """
+        examples = self.examples_of(latent, order)["example"].to_numpy()
+        return None if self.thumbnails is None else self.thumbnails.of(examples)
 
     def card(self, latent: int) -> LatentCard:
         """What a picture of one latent shows.
@@ -145,25 +234,31 @@ class Atlas:
         Raises:
             InputError: there is no such latent.
         """
-        if not 0 <= latent < self.d_sae:
-            raise InputError(f"there is no latent {latent}: the dictionary has {self.d_sae}, counted from 0")
-        counts, largest = self._histograms
-        row = {name: self.latents[name][latent].as_py() for name in self.latents.column_names}
-        by_class = self._label_counts
+        counts, largest = self.histogram_of(latent)
+        labels = self.labels_of(latent)
         return LatentCard(
             latent=latent,
-            numbers=row,
+            numbers=self.numbers_of(latent),
             images=self.top_images(latent),
-            histogram=counts[latent],
-            largest=float(largest[latent]),
+            histogram=counts,
+            largest=largest,
             class_names=self.class_names,
-            class_counts=None if by_class is None else by_class[latent],
+            class_counts=None if labels is None else np.asarray(labels["count"]),
             class_totals=self.class_totals,
         )
 
     def show(self, latent: int) -> Figure:
         """One latent at a glance: strongest examples, activation histogram, classes against their prior."""
         return latent_card(self.card(latent))
+
+    def check(self, latent: int) -> None:
+        """Check that there is such a latent.
+
+        Raises:
+            InputError: there is not.
+        """
+        if not 0 <= latent < self.d_sae:
+            raise InputError(f"there is no latent {latent}: the dictionary has {self.d_sae}, counted from 0")
 
     def __repr__(self) -> str:
         return f"Atlas({self.hook_name!r}, d_sae={self.d_sae}, {str(self.folder)!r})"

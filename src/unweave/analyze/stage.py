@@ -4,21 +4,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from unweave.analyze.atlas import (
+    BY_LATENT,
     CODES,
     EXAMPLES,
     HISTOGRAMS,
     KIND,
     LABELS,
     LATENTS,
+    ROWS,
     SELECTIVE,
     THUMBNAILS,
     Analysis,
     Atlas,
 )
-from unweave.analyze.tables import LabelTables, label_tables, latent_columns, selective_columns, top_columns
+from unweave.analyze.tables import LabelTables, example_columns, label_tables, latent_columns, selective_columns
 from unweave.analyze.thumbnails import ImageReader
 from unweave.core.codes import Codes
 from unweave.core.config import Json
@@ -28,6 +31,7 @@ from unweave.core.progress import progress
 from unweave.core.seeds import numpy_generator
 from unweave.datasets.base import ImageDataset
 from unweave.dictionaries.base import Dictionary
+from unweave.metrics.contribution import contribution_shares
 from unweave.metrics.entries import Entries, by_example, by_latent
 from unweave.metrics.reconstruction import ReconstructionSums
 from unweave.metrics.sparsity import Firing, firing, histograms, l0
@@ -35,6 +39,7 @@ from unweave.store.activations import Activations
 from unweave.store.artifact import Draft, Identity, existing, writing
 from unweave.store.codes import save_codes
 from unweave.store.files import save_table, save_tensors
+from unweave.store.keyed import ROWS_A_GROUP
 from unweave.store.scratch import Scratch
 
 _ROWS_A_BLOCK = 8192
@@ -57,7 +62,7 @@ def analyze(
         activations: rows to judge it on; held-out ones, for numbers that mean something.
         images: the captured examples as images, in the same order, to show the strongest ones.
         analysis: sizes and thresholds.
-        seed: decides the label permutations.
+        seed: decides the label permutations, and the examples drawn at random.
         out: folder of the atlas; temporary by default, gone with the returned object.
         overwrite: replace another artifact in `out`.
 
@@ -89,7 +94,8 @@ def analyze(
     if not existing(folder, identity, overwrite=overwrite):
         with writing(folder, identity, overwrite=overwrite) as draft:
             codes, sums = encode_store(dictionary, activations)
-            _write(draft, codes, sums, activations, analysis, reader, seed)
+            lengths = dictionary.directions().detach().cpu().double().norm(dim=1).numpy()
+            _write(draft, codes, sums, lengths, activations, analysis, reader, seed)
             draft.details.update(dictionary=repr(dictionary), d_sae=dictionary.d_sae, hook_name=activations.hook_name)
     return Atlas(folder, scratch)
 
@@ -118,6 +124,7 @@ def _write(
     draft: Draft,
     codes: Codes,
     sums: ReconstructionSums,
+    lengths: Float64[np.ndarray, " d_sae"],
     activations: Activations,
     analysis: Analysis,
     reader: ImageReader | None,
@@ -128,29 +135,37 @@ def _write(
     status = fires.status(live_share=analysis.live_share, dense_share=analysis.dense_share)
     example, position = activations.example.numpy(), activations.position.numpy()
     labels = _labels(activations, entries, analysis, seed)
-    top = top_columns(codes, entries, analysis.top, example, position)
+    importance = contribution_shares(entries, lengths, sums.variance)
+    drawn = numpy_generator(seed, "random examples")
+    examples = example_columns(codes, entries, analysis.top, example, position, drawn)
     counts, largest = histograms(entries, analysis.bins)
 
     save_codes(draft.folder / CODES, codes)
-    save_table(draft.folder / LATENTS, latent_columns(fires, status, labels))
-    save_table(draft.folder / EXAMPLES, top)
-    save_tensors(draft.folder / HISTOGRAMS, {"counts": torch.from_numpy(counts), "largest": torch.from_numpy(largest)})
+    _save_arrays(draft.folder / BY_LATENT, offsets=entries.offsets, row=entries.row, value=entries.value)
+    where = {"example": activations.example, "position": activations.position, "label": activations.label}
+    save_tensors(draft.folder / ROWS, {name: tensor for name, tensor in where.items() if tensor is not None})
+    save_table(draft.folder / LATENTS, latent_columns(fires, status, importance, labels))
+    save_table(draft.folder / EXAMPLES, examples, rows_a_group=ROWS_A_GROUP)
+    _save_arrays(draft.folder / HISTOGRAMS, counts=counts, largest=largest)
     if labels is not None:
-        save_table(draft.folder / LABELS, labels.long_columns())
+        save_table(draft.folder / LABELS, labels.long_columns(), rows_a_group=ROWS_A_GROUP)
         save_table(draft.folder / SELECTIVE, selective_columns(labels, analysis.selective))
     if reader is not None:
-        reader.thumbnails(np.asarray(top["example"])).save(draft.folder / THUMBNAILS)
+        reader.thumbnails(examples["example"]).save(draft.folder / THUMBNAILS)
     draft.details["metrics"] = _metrics(codes, sums, fires, status, labels)
     draft.details["class_names"] = None if labels is None else labels.class_names
     draft.details["class_totals"] = None if labels is None else labels.class_totals.tolist()
+
+
+def _save_arrays(path: Path, **arrays: np.ndarray) -> None:
+    save_tensors(path, {name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 def label_metrics_when_shuffled(atlas: Atlas, activations: Activations, *, seed: int) -> dict[str, float]:
     """The atlas's label numbers with the labels dealt out again at random: what misaligned labels would have shown."""
     if atlas.manifest.inputs["activations"] != activations.id:
         raise InputError(f"{atlas.folder} was made from other activations than {activations.folder}")
-    entries = by_latent(atlas.codes)
-    labels = _labels(activations, entries, atlas.analysis, seed, shuffled=True)
+    labels = _labels(activations, atlas.entries, atlas.analysis, seed, shuffled=True)
     if labels is None:
         raise InputError(f"{activations.folder} has no labels")
     status = np.asarray(atlas.latents["status"].to_pylist())

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Bool, Float, Int64
 
-from unweave.analyze.atlas import Analysis
+from unweave.analyze.atlas import ORDERS, Analysis
 from unweave.core.codes import Codes
 from unweave.core.errors import InputError
-from unweave.metrics.entries import Entries, by_latent
-from unweave.metrics.examples import relative, top_examples
+from unweave.metrics.entries import Entries, stable_order
+from unweave.metrics.examples import ranked_examples, relative_entries, top_examples
 from unweave.metrics.labels import average_precision, label_counts, mutual_information, purity_of_top, top_class_share
 from unweave.metrics.sparsity import Firing
 from unweave.stats.multiple import benjamini_hochberg
@@ -99,7 +100,9 @@ def label_tables(
     )
 
 
-def latent_columns(fires: Firing, status: list[str], labels: LabelTables | None) -> dict[str, Any]:
+def latent_columns(
+    fires: Firing, status: list[str], importance: Float[np.ndarray, " d_sae"], labels: LabelTables | None
+) -> dict[str, Any]:
     """One row for each latent."""
     columns: dict[str, Any] = {
         "latent": np.arange(len(status), dtype=np.int32),
@@ -108,6 +111,7 @@ def latent_columns(fires: Firing, status: list[str], labels: LabelTables | None)
         "rate": fires.rate,
         "mean": fires.mean,
         "max": fires.max,
+        "importance": importance,
     }
     if labels is None:
         return columns
@@ -124,29 +128,36 @@ def latent_columns(fires: Firing, status: list[str], labels: LabelTables | None)
     }
 
 
-def top_columns(
+def example_columns(
     codes: Codes,
     entries: Entries,
     most: int,
     example: Int64[np.ndarray, " n"],
     position: Int64[np.ndarray, " n"],
-) -> dict[str, np.ndarray]:
-    """The strongest examples of each latent, by value and by relative value (its share in the row's length)."""
-    parts = []
-    for order, grouped in (("value", entries), ("relative", by_latent(relative(codes)))):
-        top = top_examples(grouped, most, example)
-        parts.append(
-            {
-                "order": np.full(len(top.row), order),
-                "latent": top.latent,
-                "rank": top.rank.astype(np.int32),
-                "row": top.row,
-                "example": example[top.row],
-                "position": position[top.row],
-                "value": top.value,
-            }
-        )
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    generator: np.random.Generator,
+) -> dict[str, Any]:
+    """Up to `most` examples of each latent in each of the `ORDERS`, latent by latent, each with its strongest row."""
+    ranked = ranked_examples(entries, example)
+    chosen = {
+        "value": ranked.strongest(most),
+        "relative": top_examples(relative_entries(codes, entries), most, example),
+        "quantile": ranked.spread(most),
+        "random": ranked.drawn(most, generator),
+    }
+    parts = [chosen[order] for order in ORDERS]
+    latent, row = (np.concatenate([getattr(part, name) for part in parts]) for name in ("latent", "row"))
+    by_latent = stable_order(latent, entries.d_sae)
+    order = np.repeat(np.arange(len(ORDERS), dtype=np.int8), [len(part.row) for part in parts])
+    row = row[by_latent]
+    return {
+        "order": pa.DictionaryArray.from_arrays(pa.array(order[by_latent]), list(ORDERS)),
+        "latent": latent[by_latent],
+        "rank": np.concatenate([part.rank for part in parts])[by_latent].astype(np.int32),
+        "row": row,
+        "example": example[row],
+        "position": position[row],
+        "value": np.concatenate([part.value for part in parts])[by_latent],
+    }
 
 
 def selective_columns(labels: LabelTables, most: int) -> dict[str, np.ndarray]:

@@ -11,10 +11,12 @@ from torch.nn.functional import interpolate
 
 from unweave.core.errors import InputError
 from unweave.core.hashing import hash_tensor
+from unweave.core.progress import progress
 from unweave.datasets.base import ImageDataset
 from unweave.store.files import load_tensors, save_tensors
 
-LARGEST_SIDE = 96
+SIDES = (96, 64, 48, 32)
+_ALL_BYTES = 1 << 30
 _READ_AT_ONCE = 256
 
 
@@ -62,8 +64,8 @@ class ImageReader:
         low, high = float(images.min()), float(images.max())
         self._range = (0.0, 1.0) if low >= 0 and high <= 1 else (low, max(high, low + 1e-12))
 
-    def pixels(self, index: Int64[np.ndarray, " m"]) -> UInt8[np.ndarray, "m c h w"]:
-        """Pictures at most 96 pixels on their longer side."""
+    def pixels(self, index: Int64[np.ndarray, " m"], side: int = SIDES[0]) -> UInt8[np.ndarray, "m c h w"]:
+        """Pictures at most `side` pixels on their longer side."""
         chosen = torch.from_numpy(index)
         if isinstance(self._images, ImageDataset):
             pictures = self._images.pixels(chosen)
@@ -74,19 +76,30 @@ class ImageReader:
                 low, high = self._range
                 pictures = ((pictures.float() - low) / (high - low) * 255).round().to(torch.uint8)
         longer = max(pictures.shape[-2:])
-        if longer > LARGEST_SIDE and len(pictures):
-            height, width = (max(1, side * LARGEST_SIDE // longer) for side in pictures.shape[-2:])
+        if longer > side and len(pictures):
+            height, width = (max(1, length * side // longer) for length in pictures.shape[-2:])
             small = interpolate(pictures.float(), size=(height, width), mode="bilinear", antialias=True)
             pictures = small.round().clamp(0, 255).to(torch.uint8)
         return pictures.numpy()
 
     def thumbnails(self, examples: Int64[np.ndarray, " k"]) -> Thumbnails:
-        """Pictures of the examples, each once."""
+        """Pictures of the examples, each once.
+
+        The longer side is 96 pixels at most. Where all of them together would take more than 1 GiB it is 64, 48 or 32:
+        the first at which they do not, or 32, however many they are.
+        """
         unique = np.unique(examples)
         if len(unique) and unique[-1] >= self.n:
             raise InputError(
                 f"example {unique[-1]} was captured but there are only {self.n:,} images: give analyze the images that "
                 "were captured, in the same order"
             )
-        parts = np.array_split(unique, max(1, -(-len(unique) // _READ_AT_ONCE)))
-        return Thumbnails(unique, np.concatenate([self.pixels(part) for part in parts]))
+        fits = (side for side in SIDES if len(unique) * self.pixels(unique[:1], side).nbytes <= _ALL_BYTES)
+        side = next(fits, SIDES[-1])
+        pictures = np.empty((len(unique), *self.pixels(unique[:1], side).shape[1:]), np.uint8)
+        with progress("Thumbnails", total=len(unique), unit="images") as bar:
+            for start in range(0, len(unique), _READ_AT_ONCE):
+                part = unique[start : start + _READ_AT_ONCE]
+                pictures[start : start + len(part)] = self.pixels(part, side)
+                bar.advance(len(part))
+        return Thumbnails(unique, pictures)

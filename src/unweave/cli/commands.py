@@ -13,8 +13,12 @@ from unweave.capture import Capture, capture
 from unweave.cli.bench import bench_command
 from unweave.cli.compare import compare_command
 from unweave.cli.parsing import component, parse, taken, unfilled
+from unweave.cli.map import map_command
+from unweave.cli.query import query_command
 from unweave.cli.run import recipes_command, run_command
+from unweave.cli.serve import serve_command
 from unweave.cli.steer import steer_command
+from unweave.cli.study import study_command
 from unweave.cli.sweep import sweep_command
 from unweave.core.runtime import Runtime
 from unweave.core.seeds import torch_generator
@@ -187,5 +191,9 @@ COMMANDS: dict[str, Callable[[list[str], str], None]] = {
     "analyze": analyze_command,
     "steer": steer_command,
     "compare": compare_command,
+    "query": query_command,
+    "study": study_command,
+    "map": map_command,
     "report": report_command,
+    "serve": serve_command,
 }

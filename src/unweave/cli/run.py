@@ -27,7 +27,7 @@ class RunArguments(Generic[C]):
     config: Annotated[C, Flat]
     seed: int = 0
     "every random choice comes from it"
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, tyro.conf.arg(aliases=("--images",))] = None
     "where the data lie, for data sets made of files"
     out: Path | None = None
     "folder of the run; by default runs/RECIPE-FINGERPRINT, so that the same command finds its run again"

@@ -1,7 +1,7 @@
 """What every data set offers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
@@ -53,6 +53,10 @@ class ImageDataset(ABC):
     def at_epoch(self, epoch: int) -> "ImageDataset":
         """The images as they are at one pass over them: the same at each, unless the data set draws them anew."""
         return self
+
+    def stream(self, index: Iterable[Int64[Tensor, " _"]]) -> Iterator[UInt8[Tensor, "_ c h w"]]:
+        """Pixels of many batches, in their order; the next made ready while one is in use, where that takes time."""
+        return map(self.pixels, index)
 
     def batches(self, batch_size: int) -> Iterator[ImageBatch]:
         """All images in order, as floats in [0, 1]."""

@@ -64,6 +64,37 @@ def scan_folder(root: Path) -> FolderFiles:
     return FolderFiles(root, names, labels, classes)
 
 
+def scan_loose(root: Path, class_names: list[str]) -> FolderFiles:
+    """All images below a folder at any depth, sorted by name, in one class; other files are named in one log line.
+
+    Raises:
+        InputError: the folder is missing or unreadable, or holds no image.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root} is not a folder: give one that holds images")
+    try:
+        found = sorted(name.removeprefix("./") for name in _files(root, ".", ()))
+    except OSError as error:
+        raise InputError(f"{error.filename or root} cannot be read: {error.strerror or error}") from None
+    names = [name for name in found if _is_image(name)]
+    if not names:
+        suffixes = listed(sorted(image_suffixes()), most=100)
+        raise InputError(f"{root} holds no image, nor do the folders below it (known suffixes: {suffixes})")
+    _log_ignored(root, [], [name for name in found if not _is_image(name)])
+    return FolderFiles(root, names, np.zeros(len(names), np.int64), class_names)
+
+
+def has_classes(root: Path) -> bool:
+    """Whether a folder looks as if it had a subfolder for each class: two or more, and no image beside them."""
+    try:
+        top = list(_visible(root)) if root.is_dir() else []
+    except OSError as error:
+        raise InputError(f"{root} cannot be read: {error.strerror or error}") from None
+    folders = [entry.name for entry in top if entry.is_dir()]
+    splits = _SPLIT_NAMES.issuperset(name.lower() for name in folders)
+    return len(folders) > 1 and not splits and not any(_is_image(entry.name) for entry in top if entry.is_file())
+
+
 def listed(names: Iterable[str], most: int = 10) -> str:
     """Names for a message, the first few of them where they are many."""
     shown = list(names)

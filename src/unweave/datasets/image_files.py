@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -47,7 +48,18 @@ def check_header(path: Path) -> None:
         raise BrokenImageError(f"{path}: {_reason(error)}") from error
 
 
-def read_image(path: Path, size: int, channels: int) -> UInt8[np.ndarray, "c size size"]:
+def shorter_side(path: Path) -> int | None:
+    """The shorter of an image's width and height by its header; None where it is broken."""
+    try:
+        with Image.open(path, formats=_formats()) as image:
+            return min(image.size)
+    except MemoryError:
+        raise
+    except Exception:  # what is broken is named when it is read
+        return None
+
+
+def read_image(path: Path | BinaryIO, size: int, channels: int) -> UInt8[np.ndarray, "c size size"]:
     """The largest centred square of an image at `size` × `size` pixels, upright by its EXIF orientation.
 
     That is the shorter side resized (bicubic, antialiased), then a centre crop. A large JPEG is decoded at a half, a
@@ -55,7 +67,7 @@ def read_image(path: Path, size: int, channels: int) -> UInt8[np.ndarray, "c siz
     white, 16-bit grey is scaled to 8 bits, and of an animation it is the first frame.
 
     Args:
-        path: an image file.
+        path: an image file, or its content.
         size: width and height wanted.
         channels: 3 for RGB, 1 for grey (ITU-R 601 luma).
 
@@ -71,7 +83,7 @@ def read_image(path: Path, size: int, channels: int) -> UInt8[np.ndarray, "c siz
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers raise whatever a damaged header leads them to
-        raise BrokenImageError(f"{path}: {_reason(error)}") from error
+        raise BrokenImageError(f"{path if isinstance(path, Path) else 'the image'}: {_reason(error)}") from error
     pixels = np.asarray(square)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 

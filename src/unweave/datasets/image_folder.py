@@ -3,8 +3,7 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,16 +16,13 @@ from torch import Tensor
 from unweave.core.errors import InputError
 from unweave.core.progress import progress
 from unweave.core.registry import register
-from unweave.datasets.base import DatasetConfig, ImageDataset, MemoryImages, Split
+from unweave.datasets.base import DatasetConfig, ImageBatch, ImageDataset, MemoryImages, Split
+from unweave.datasets.decoding import Decoded, FileDecoder, check_all, decode_all
 from unweave.datasets.folder_scan import FolderFiles, listed, scan_folder
-from unweave.datasets.image_files import BrokenImageError, check_header, read_image
 from unweave.datasets.splits import check_test_share, stratified_split
 
 MEMORY_BUDGET = 1 << 30
 """Bytes of pixels up to which a split is decoded once and kept in memory."""
-
-_THREADS = min(16, os.cpu_count() or 1)
-_FILES_PER_TASK = 32
 
 
 @register("image-folder")
@@ -56,13 +52,7 @@ class ImageFolder(DatasetConfig):
     "images that cannot be read: stop and name them, or leave them out with a warning that names them"
 
     def __post_init__(self) -> None:
-        check_test_share(self.test_share)
-        if self.size < 1:
-            raise InputError(f"size is {self.size}: give the width and height that images shall have, 64 for example")
-        if self.channels not in (1, 3):
-            raise InputError(f"channels is {self.channels}: give 3 for RGB or 1 for grey")
-        if self.on_broken not in ("error", "skip"):
-            raise InputError(f"on_broken is {self.on_broken!r}: give 'error' or 'skip'")
+        check_settings(self.size, self.channels, self.test_share, self.on_broken)
 
     def load(self, split: Split, data_dir: Path | None = None) -> ImageDataset:
         """Read one split.
@@ -81,35 +71,58 @@ class ImageFolder(DatasetConfig):
         files = files.select(train if split == "train" else test)
         if len(files) == 0:
             raise InputError(f"{files.root}: no class has two images, so there is none for the {split} split")
-        if len(files) * self.channels * self.size**2 <= MEMORY_BUDGET:
-            return self._in_memory(files)
-        return self._on_demand(files)
+        return decoded(files, self.size, self.channels, self.on_broken)[0]
 
-    def _in_memory(self, files: FolderFiles) -> MemoryImages:
-        pixels = np.empty((len(files), self.channels, self.size, self.size), dtype=np.uint8)
 
-        def read(row: int) -> None:
-            pixels[row] = read_image(files.path(row), self.size, self.channels)
+def check_settings(size: int, channels: int, test_share: float, on_broken: str) -> None:
+    """Refuse settings that no folder of images can be read with.
 
-        kept = _without_broken(files, _broken(read, len(files), "read images"), self.on_broken)
-        if len(kept) < len(files):
-            pixels = pixels[kept]
-        labels = torch.from_numpy(files.labels[kept])
-        return MemoryImages(torch.from_numpy(pixels), labels, files.class_names)
+    Raises:
+        InputError: names the setting and what to give.
+    """
+    check_test_share(test_share)
+    if size < 1:
+        raise InputError(f"size is {size}: give the width and height that images shall have, 64 for example")
+    if channels not in (1, 3):
+        raise InputError(f"channels is {channels}: give 3 for RGB or 1 for grey")
+    if on_broken not in ("error", "skip"):
+        raise InputError(f"on_broken is {on_broken!r}: give 'error' or 'skip'")
 
-    def _on_demand(self, files: FolderFiles) -> "FolderImages":
-        broken = _broken(lambda row: check_header(files.path(row)), len(files), "check images")
-        return FolderImages(files.select(_without_broken(files, broken, self.on_broken)), self.size, self.channels)
+
+def decoded(
+    files: FolderFiles, size: int, channels: int, on_broken: str
+) -> tuple[ImageDataset, Int64[np.ndarray, " kept"]]:
+    """Images of files, in memory where they fit the budget, and which of the files they are.
+
+    Raises:
+        InputError: images are broken and `on_broken` is "error", or a class has no other.
+    """
+    in_memory = len(files) * channels * size**2 <= MEMORY_BUDGET
+    with progress("read images" if in_memory else "check images", total=len(files), unit="images") as bar:
+        if in_memory:
+            pixels, broken = decode_all(files, size, channels, bar.advance)
+        else:
+            broken = check_all(files, bar.advance)
+    kept = _without_broken(files, broken, on_broken)
+    if not in_memory:
+        return FolderImages(files.select(kept), size, channels), kept
+    if broken:
+        pixels = pixels[kept]
+    return MemoryImages(pixels, torch.from_numpy(files.labels[kept]), files.class_names), kept
 
 
 class FolderImages(ImageDataset):
     """Images that are decoded whenever they are asked for: their pixels are more than memory should hold.
 
     The fingerprint is made of names, sizes and times of change of the files and of the size of the pixels.
+
+    Attributes:
+        workers: processes that decode what is read in order; by default one for each core but one.
     """
 
-    def __init__(self, files: FolderFiles, size: int, channels: int) -> None:
-        self._files = files
+    def __init__(self, files: FolderFiles, size: int, channels: int, *, workers: int | None = None) -> None:
+        self.workers = workers
+        self._decoder = FileDecoder(files, size, channels)
         self._size = size
         self._channels = channels
         self.labels = torch.from_numpy(files.labels)
@@ -127,47 +140,29 @@ class FolderImages(ImageDataset):
         Raises:
             InputError: a file is broken behind its header, which is all that was checked at load; names it.
         """
-        rows = index.tolist()
-        pixels = np.empty((len(rows), *self.shape), dtype=np.uint8)
-
-        def read(place: int) -> None:
-            pixels[place] = read_image(self._files.path(rows[place]), self._size, self._channels)
-
-        broken = _broken(read, len(rows), None)
-        if broken:
-            raise InputError(f"{_count(broken)} broken: {listed(broken.values())}; mend or remove, then run again")
-        return torch.from_numpy(pixels)
-
-
-def _broken(work: Callable[[int], None], n: int, label: str | None) -> dict[int, str]:
-    """Do the work for 0..n−1 in a pool of threads, with a bar where it has a label; what is broken, and why."""
-
-    def some(start: int) -> dict[int, str]:
-        found = {}
-        for row in range(start, min(start + step, n)):
-            try:
-                work(row)
-            except BrokenImageError as error:
-                found[row] = str(error)
+        (found,) = self._whole(self._decoder.batches([index.tolist()], workers=0))
         return found
 
-    # Small tasks keep every thread busy on a batch, larger ones spare 200,000 futures.
-    step = max(1, min(_FILES_PER_TASK, n // (4 * _THREADS)))
-    broken: dict[int, str] = {}
-    pool = ThreadPoolExecutor(_THREADS)
-    try:
-        results = pool.map(some, range(0, n, step))
-        if label is None:
-            for found in results:
-                broken |= found
-        else:
-            with progress(label, total=n, unit="images") as bar:
-                for start, found in zip(range(0, n, step), results, strict=True):
-                    broken |= found
-                    bar.advance(min(step, n - start))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return broken
+    def stream(self, index: Iterable[Int64[Tensor, " _"]]) -> Iterator[UInt8[Tensor, "_ c h w"]]:
+        """Pixels of many batches, decoded ahead by worker processes; how many there are changes nothing.
+
+        Raises:
+            InputError: a file is broken behind its header, which is all that was checked at load; names it.
+        """
+        return self._whole(self._decoder.batches([batch.tolist() for batch in index], workers=self.workers))
+
+    def batches(self, batch_size: int) -> Iterator[ImageBatch]:
+        """All images in order, as floats in [0, 1], decoded ahead."""
+        index = torch.arange(len(self)).split(batch_size)
+        for rows, pixels in zip(index, self.stream(index), strict=True):
+            yield ImageBatch(pixels.float() / 255, self.labels[rows], rows)
+
+    def _whole(self, batches: Iterable[Decoded]) -> Iterator[UInt8[Tensor, "_ c h w"]]:
+        for pixels, broken in batches:
+            if broken:
+                what = f"{_count(broken)} broken: {listed(broken.values())}"
+                raise InputError(f"{what}; mend or remove, then run again")
+            yield pixels
 
 
 def _without_broken(files: FolderFiles, broken: dict[int, str], on_broken: str) -> Int64[np.ndarray, " kept"]:

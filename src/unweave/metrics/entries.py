@@ -1,9 +1,10 @@
 """Active entries of codes, latent by latent: what every per-latent number is computed from."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float32, Int, Int32, Int64
 from scipy.sparse import csr_matrix
 
 from unweave.core.codes import Codes
@@ -45,10 +46,22 @@ class Entries:
         kept = np.concatenate([[0], np.cumsum(keep)])
         return Entries(kept[self.offsets], self.row[keep], self.value[keep], self.n)
 
+    def of(self, latent: int) -> tuple[Int32[np.ndarray, " m"], Float32[np.ndarray, " m"]]:
+        """Rows and values of one latent, as views."""
+        place = slice(self.offsets[latent], self.offsets[latent + 1])
+        return self.row[place], self.value[place]
+
     def strongest_first(self) -> Int64[np.ndarray, " nnz"]:
         """Order of the entries by latent, then falling value, then row."""
-        by_value = np.argsort(-self.value, kind="stable")
-        return np.asarray(by_value[stable_order(self.latent()[by_value], self.d_sae)])
+        bits = self.value.view(np.uint32)
+        # Falling floats as rising whole numbers; with the place below them one plain sort of numbers does it all.
+        falling = bits ^ np.where(bits >> 31, np.uint32(0), np.uint32(0x7FFFFFFF))
+        start = np.repeat(self.offsets[:-1], self.counts)
+        key = (falling.astype(np.uint64) << np.uint64(32)) | (np.arange(len(bits)) - start).astype(np.uint64)
+        bounds = self.offsets.tolist()
+        for first, last in itertools.pairwise(bounds):
+            key[first:last].sort()
+        return np.asarray(start + (key & np.uint64(0xFFFFFFFF)).astype(np.int64))
 
 
 def by_latent(codes: Codes) -> Entries:
@@ -67,17 +80,44 @@ def by_example(entries: Entries, example: Int64[np.ndarray, " n"]) -> Entries:
     n = int(example.max()) + 1 if len(example) else 0
     if n == len(example) and np.array_equal(example, np.arange(n)):
         return entries
-    key = entries.latent().astype(np.int64) * n + example[entries.row]
-    order = np.argsort(key, kind="stable")  # all but sorted already where an example's rows follow each other
-    key = key[order]
-    starts = np.flatnonzero(np.diff(key, prepend=-1))
+    order, key, starts = _runs(entries, example, n)
     largest = np.maximum.reduceat(entries.value[order], starts) if len(starts) else entries.value
     latent, row = np.divmod(key[starts], n)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(latent, minlength=entries.d_sae))])
     return Entries(offsets.astype(np.int64), row.astype(np.int32), largest, n)
 
 
-def stable_order(keys: Int32[np.ndarray, " n"], n_keys: int) -> Int64[np.ndarray, " n"]:
+def one_an_example(entries: Entries, example: Int64[np.ndarray, " n"]) -> Entries:
+    """Of each latent and example the entry of largest value, the first of equals; `row` still indexes rows.
+
+    Args:
+        entries: entries over rows.
+        example: example of each row, counted from 0.
+    """
+    n = int(example.max()) + 1 if len(example) else 0
+    if len(np.unique(example)) == len(example) or not len(entries.row):
+        return entries
+    order, _, starts = _runs(entries, example, n)
+    value = entries.value[order]
+    run = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(value)))
+    largest = np.flatnonzero(value == np.maximum.reduceat(value, starts)[run])
+    kept = np.sort(order[largest[np.diff(run[largest], prepend=-1) > 0]])
+    counts = np.bincount(entries.latent()[kept], minlength=entries.d_sae)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return Entries(offsets, entries.row[kept], entries.value[kept], entries.n)
+
+
+def _runs(
+    entries: Entries, example: Int64[np.ndarray, " n"], n: int
+) -> tuple[Int64[np.ndarray, " nnz"], Int64[np.ndarray, " nnz"], Int64[np.ndarray, " runs"]]:
+    """Order of the entries by latent, example and row; the keys latent · n + example so ordered; where each begins."""
+    key = entries.latent().astype(np.int64) * n + example[entries.row]
+    order = np.argsort(key, kind="stable")  # all but sorted already where an example's rows follow each other
+    key = key[order]
+    return order, key, np.flatnonzero(np.diff(key, prepend=-1))
+
+
+def stable_order(keys: Int[np.ndarray, " n"], n_keys: int) -> Int64[np.ndarray, " n"]:
     """Indices that sort small whole-number keys, equal ones in their order: a counting sort."""
     one_each = csr_matrix((np.ones(len(keys), np.int8), keys, np.arange(len(keys) + 1)), shape=(len(keys), n_keys))
     return np.asarray(one_each.tocsc().indices, np.int64)

@@ -1,9 +1,9 @@
 """What firing says of the class. All of it from the active entries, never from an [n, d_sae] matrix."""
 
 import numpy as np
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Bool, Float, Int32, Int64, Shaped
 
-from unweave.metrics.entries import Entries
+from unweave.metrics.entries import Entries, stable_order
 
 
 def label_counts(
@@ -52,24 +52,28 @@ def average_precision(
     """
     order = entries.strongest_first()
     latent, value = entries.latent(), entries.value[order]
-    of_class = label[entries.row[order]]
-    start = entries.offsets[latent]
-    rank = np.arange(len(order)) - start + 1
-    threshold_ends = np.ones(len(order), dtype=bool)
-    threshold_ends[:-1] = (value[1:] != value[:-1]) | (latent[1:] != latent[:-1])
-    ends = np.flatnonzero(threshold_ends)
-    end_of = ends[np.searchsorted(ends, np.arange(len(order)))] if len(order) else ends
+    pair = latent * np.int64(classes) + label[entries.row[order]]
+    counts = np.bincount(pair, minlength=entries.d_sae * classes)
+    # Each entry's threshold, and how many entries of its latent lie above its end.
+    ends = _last_of_runs(value, latent)
+    threshold = np.cumsum(ends) - ends
+    rank = (np.flatnonzero(ends) + 1)[threshold] - entries.offsets[latent]
+    # The same within the entries of one latent and class, which all classes together pass through once.
+    grouped = stable_order(pair, len(counts))
+    pair = pair[grouped]
+    ends = _last_of_runs(threshold[grouped], pair)
+    found = (np.flatnonzero(ends) + 1)[np.cumsum(ends) - ends] - (np.cumsum(counts) - counts)[pair]
+    gained = np.bincount(pair, weights=found / rank[grouped], minlength=len(counts)).reshape(-1, classes)
     totals = np.bincount(label, minlength=classes)
-    result = np.zeros((entries.d_sae, classes))
-    for c in range(classes):
-        hit = of_class == c
-        hits = np.concatenate([[0], np.cumsum(hit)])
-        found = hits[end_of + 1] - hits[start]
-        precision = found / rank[end_of] if len(order) else found.astype(np.float64)
-        gained = np.bincount(latent[hit], weights=precision[hit], minlength=entries.d_sae)
-        silent = totals[c] - np.bincount(latent[hit], minlength=entries.d_sae)
-        result[:, c] = (gained + silent * totals[c] / entries.n) / max(totals[c], 1)
-    return result
+    silent = totals - counts.reshape(-1, classes)
+    return np.asarray((gained + silent * totals / entries.n) / np.maximum(totals, 1))
+
+
+def _last_of_runs(first: Shaped[np.ndarray, " n"], second: Shaped[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Whether an entry is the last before either of two arrays changes."""
+    last = np.ones(len(first), bool)
+    last[:-1] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    return last
 
 
 def purity_of_top(

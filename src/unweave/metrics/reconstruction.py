@@ -34,7 +34,18 @@ class ReconstructionSums:
         return self._error / self.n
 
     @property
+    def _scatter(self) -> float:
+        """Σ‖x − mean‖²; 0 where all rows are the same, up to rounding."""
+        scatter = self._square - float(self._sum.square().sum()) / self.n
+        return scatter if scatter > 1e-12 * max(self._square, 1e-300) else 0.0
+
+    @property
+    def variance(self) -> float:
+        """Mean over rows of ‖x − mean‖² with the mean of all rows; 0 where all rows are the same."""
+        return self._scatter / self.n
+
+    @property
     def explained_variance(self) -> float:
         """1 − Σ‖x − x̂‖² / Σ‖x − mean‖² with the mean of all rows; NaN where all rows are the same."""
-        variance = self._square - float(self._sum.square().sum()) / self.n
-        return 1 - self._error / variance if variance > 1e-12 * max(self._square, 1e-300) else float("nan")
+        scatter = self._scatter
+        return 1 - self._error / scatter if scatter > 0 else float("nan")

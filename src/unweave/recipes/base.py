@@ -175,18 +175,19 @@ def carry_out(
     aim = aim or {}
     device = str(run.runtime.torch_device())
     facts = {"versions": library_versions(), "hardware": {**device_summary(), "device": device}}
+    lies = {} if run.data_dir is None else {"data_dir": str(run.data_dir.expanduser().absolute())}
     before = _claim(run.folder, description)
     started = time.monotonic()
     if before.get("status") == "complete" and all(before.get(key) == value for key, value in aim.items()):
         facts = {key: before[key] for key in (*facts, "wall_seconds")}
     else:
-        write_json(run.folder / RUN, {**description, **aim, "status": "running", **facts})
+        write_json(run.folder / RUN, {**description, **aim, **lies, "status": "running", **facts})
     work(run)
     write_json(run.folder / METRICS, run.metrics)
     artifacts = {role: path.relative_to(run.folder).as_posix() for role, path in run.artifacts.items()}
     told = {"findings": run.findings, "sections": to_json(run.sections)}
     ended = {"wall_seconds": round(time.monotonic() - started, 2), "artifacts": artifacts, **told}
-    write_json(run.folder / RUN, {**description, **aim, "status": "complete", **ended, **facts})
+    write_json(run.folder / RUN, {**description, **aim, **lies, "status": "complete", **ended, **facts})
 
 
 def _claim(folder: Path, description: Mapping[str, Any]) -> Mapping[str, Any]:

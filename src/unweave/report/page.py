@@ -135,7 +135,7 @@ def _facts(contents: Contents) -> list[tuple[str, str]]:
     facts = []
     if contents.run:
         facts.append(("settings", _preset(contents)))
-    if contents.curves is not None:
+    if contents.curves is not None and "test_accuracy" in contents.curves:
         facts.append(("model", f"{100 * contents.curves['test_accuracy'][-1]:.1f} % test accuracy"))
     if (atlas := contents.atlases.get(MAIN)) is not None:
         which = "held-out rows" if contents.run else "rows"

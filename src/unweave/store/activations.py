@@ -108,13 +108,17 @@ def shard_name(index: int) -> str:
 class Activations:
     """Captured rows [n, d_in] of one hook point: a `RowSource` over a folder.
 
+    Args:
+        folder: the store.
+        verify: whether checksums are compared, of stores under 256 MiB; sizes always are.
+
     Raises:
         StoreError: `folder` holds no whole activation store.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, verify: bool = True) -> None:
         self.folder = Path(folder)
-        self.manifest: Manifest = read_manifest(self.folder, KIND, verify=True)
+        self.manifest: Manifest = read_manifest(self.folder, KIND, verify=verify)
         details = self.manifest.details
         try:
             self._n, self._d_in, self.dtype = int(details["n"]), int(details["d_in"]), str(details["dtype"])

@@ -21,6 +21,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file, mapped into memory: bytes are read from disk when they are touched.
 
+    The tensors are views of the file. What is written into one stays in memory and never reaches the file.
+
     Raises:
         StoreError: missing, cut short or not a safetensors file.
     """
@@ -32,9 +34,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise StoreError(f"{path} is no whole safetensors file: {error}") from None
 
 
-def save_table(path: Path, columns: Mapping[str, Any]) -> None:
-    """Write columns (arrays or lists of equal length) as Parquet."""
-    pq.write_table(pa.table(dict(columns)), path)
+def save_table(path: Path, columns: Mapping[str, Any], *, rows_a_group: int | None = None) -> None:
+    """Write columns (arrays or lists of equal length) as Parquet, in groups of so many rows that are read as one."""
+    pq.write_table(pa.table(dict(columns)), path, row_group_size=rows_a_group)
 
 
 def load_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

@@ -15,12 +15,15 @@ from unweave.core.hashing import hash_tensor
 from unweave.train.trainer import Trainer
 
 
+CHECKPOINT = ".checkpoint.safetensors"
+
+
 class Checkpoint:
     """The checkpoint of one training, beside the place its artifact will take."""
 
     def __init__(self, out: Path, artifact_id: str) -> None:
         self._beside = f".{out.name}"
-        self.path = out.parent / f"{self._beside}.checkpoint.safetensors"
+        self.path = out.parent / f"{self._beside}{CHECKPOINT}"
         self._id = artifact_id
 
     def save(self, trainer: Trainer) -> None:
@@ -62,6 +65,16 @@ class Checkpoint:
     def remove(self) -> None:
         """Forget it: the artifact is in its place."""
         self.path.unlink(missing_ok=True)
+
+
+def read_history(path: Path) -> dict[str, list[float]]:
+    """What a training under way has logged by its last checkpoint, without its weights; {} where there is none."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            values = json.loads((file.metadata() or {})["values"])
+            return {str(name): list(column) for name, column in values["history"].items()}
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError):
+        return {}  # the training has ended meanwhile
 
 
 def _checksum(tensors: Mapping[str, Tensor], values: str) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
+from unweave.analyze import analyze
 from unweave.compare.latents import THRESHOLDS, Replication, compare_codes
 from unweave.core.codes import Codes
 from unweave.core.progress import progress, silenced
@@ -71,7 +72,11 @@ def fit_dictionaries(config: Instances, run: Run, material: Material) -> dict[st
                 rows, judged = (of[layer, name, condition] for of in (material.train_rows, material.test_rows))
                 wanted = config.sae if kind != "random" else _random(fitted["dictionary"][name])
                 with silenced():
-                    fitted[kind][name] = _fit(config, run, wanted, rows, judged, f"{kind}-{name}")
+                    made = _fit(config, run, wanted, rows, judged, f"{kind}-{name}")
+                    if kind == "dictionary":  # for whoever looks at the run's latents later
+                        out = run.place(f"atlas@{kind}-{name}")
+                        analyze(made.dictionary, judged, images=material.test, seed=run.seed, out=out)
+                fitted[kind][name] = made
                 bar.advance()
     return fitted
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from unweave.analyze import analyze
 from unweave.capture import capture
 from unweave.capture.live import LiveRows
 from unweave.core.errors import InputError
@@ -133,6 +134,8 @@ def steering(config: SteeringStudy, run: Run) -> None:
     # What follows is small, and looks at all of it side by side: on one device.
     for module in (model.module, decoder.module, *dictionaries.values()):
         module.cpu()
+    for name, sae in dictionaries.items():  # for whoever looks at the run's latents later
+        analyze(sae, rows, images=test_images, seed=run.seed, out=run.place(f"atlas@{name}"))
     parts = Parts(test_images, some, rows, model, config.at, decoder, _encoded(dictionaries, rows))
     tell_training(parts, run)
     tell_losses(parts, run, batch_size=config.judged_batch)

@@ -1,0 +1,320 @@
+"""Latents moved by hand: the picture and the model's answer change at once."""
+
+import asyncio
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from fastapi import Request
+from nicegui import events, ui
+
+from unweave.app import charts
+from unweave.app.opened import Library, OpenAtlas, OpenRun
+from unweave.app.pages.frame import address, card, chart, heading, later, picture, room, state_of
+from unweave.app.schema import DoseCurve, EditOrder, Steered, SteerOrder
+from unweave.app.steering import dose_curve, learn_to_draw, needs_decoder, start_of, steer_by
+from unweave.core.errors import InputError
+
+_OPS = {"set": "set to", "add": "add", "ablate": "ablate"}
+
+
+def add(library: Library) -> None:
+    """Serve `/run/NAME/steer`."""
+
+    @room(library, "/steer", "steer")
+    async def steer(opened: OpenRun, request: Request) -> None:
+        chosen = await asyncio.to_thread(opened.atlas, request.query_params.get("of"))
+        state = state_of(request, latent=-1, example=-1, cls="", edits="")
+        page = _Steer(chosen, state)
+        later(page.first, page.build, "Opening the model")
+
+
+@dataclass
+class _Edit:
+    """One slider."""
+
+    latent: int
+    op: str = "set"
+    value: float = 0.0
+
+
+class _Steer:
+    """One visitor at the sliders."""
+
+    def __init__(self, opened: OpenAtlas, state: dict[str, Any]) -> None:
+        self.opened, self.run = opened, opened.run.entry.slug
+        self.edits = _read(state["edits"])
+        latent = state["latent"]
+        if latent >= 0 and all(edit.latent != latent for edit in self.edits):
+            self.edits.append(_Edit(opened.check(latent), "set", float(opened.columns["max"][latent])))
+        self.example: int | None = state["example"] if state["example"] >= 0 else None
+        self.of_class: str | None = state["cls"] or None
+        self.wanted = latent
+        self.scale = "probabilities"
+        self.curve: DoseCurve | None = None
+        self.again = False
+        self.busy = False
+
+    def order(self) -> SteerOrder:
+        """What the page shows, as the API takes it."""
+        edits = [EditOrder(latent=edit.latent, op=edit.op, value=edit.value) for edit in self.edits]  # type: ignore[arg-type]
+        return SteerOrder(example=self.example, of_class=self.of_class, edits=edits)
+
+    def first(self) -> Steered:
+        """The first picture; without a choice it is the image that the latent fires on most."""
+        if self.example is None and self.of_class is None:
+            self.example = start_of(self.opened, self.wanted)
+        return steer_by(self.opened, self.order())
+
+    def build(self, found: Steered) -> None:
+        if not self.edits and found.active:
+            self.edits = [_Edit(one.latent, "set", one.value) for one in found.active[:3]]
+        self.now, self.root = found, ui.element("div")
+        self._sources()
+        with ui.grid(columns="minmax(0,1fr) minmax(0,1fr)").classes("w-full gap-4 max-lg:grid-cols-1"):
+            with ui.column().classes("gap-4 w-full"):
+                with card("Latents", "Set a latent to a value, add to it, or take it out; the others stay"):
+                    self.sliders = ui.column().classes("w-full gap-1")
+                    with ui.row().classes("items-center gap-2"):
+                        more = ui.number("latent", min=0, max=self.opened.atlas.d_sae - 1, precision=0)
+                        more.props("dense outlined").classes("w-32")
+                        ui.button("Add", on_click=lambda: self._more(more.value)).props("dense outline no-caps")
+                        ui.button("Start over", on_click=self._reset).props("dense flat no-caps")
+                    heading("", "Most active here")
+                    self.active = ui.row().classes("gap-2")
+                with card("Dose–response", "The model's answer while one latent is set to each value"):
+                    self.dose = ui.column().classes("w-full")
+            with ui.column().classes("gap-4 w-full"):
+                with card("Picture", "Of the row before and after, by the pixel decoder"):
+                    self.pictures = ui.row().classes("gap-6").mark("pictures")
+                with card("The model's answer"):
+                    ui.toggle(["probabilities", "logits"], value=self.scale, on_change=self._scale).props(
+                        "dense no-caps flat toggle-color=primary"
+                    )
+                    self.answers = ui.column().classes("w-full")
+                with card("Closest images", "By the cosine of their row with the moved one"):
+                    self.near = ui.column().classes("w-full gap-1")
+        self._draw_sliders()
+        self._draw(found)
+        self._draw_dose()
+
+    def _sources(self) -> None:
+        names = self.opened.class_names
+        with ui.row().classes("items-end gap-3 w-full"):
+            number = ui.number("image", value=self.example, min=0, precision=0).props("dense outlined")
+            number.classes("w-32").on("change", lambda: self._source(example=number.value))
+            if names:
+                ui.select(
+                    {None: "–", **{name: name for name in names}},
+                    value=self.of_class,
+                    label="or the mean of a class",
+                    on_change=lambda event: self._source(of_class=event.value),
+                ).props("dense outlined").classes("min-w-44").mark("class")
+            self.source = ui.label(self.now.source).classes("opacity-80 pb-2")
+            ui.space()
+            ui.button("Copy link", icon="link", on_click=self._copy).props("flat dense")
+
+    async def _source(self, *, example: float | None = None, of_class: str | None = None) -> None:
+        if example is None and of_class is None:
+            return
+        self.example, self.of_class = None if example is None else int(example), of_class
+        await self._move()
+        self._draw_dose()
+
+    def _draw_sliders(self) -> None:
+        self.sliders.clear()
+        with self.sliders:
+            for edit in self.edits:
+                self._slider(edit)
+            if not self.edits:
+                ui.label("No latent is moved.").classes("opacity-70")
+
+    def _slider(self, edit: _Edit) -> None:
+        largest = max(float(self.opened.columns["max"][edit.latent]), abs(edit.value) / 2, 1e-6)
+        with ui.row().classes("w-full items-center gap-3 no-wrap"):
+            ui.link(str(edit.latent), address(self.run, "latent", edit.latent, of=self.opened.role)).classes(
+                "w-14 font-mono"
+            )
+            op = ui.select(_OPS, value=edit.op).props(
+                f'dense outlined aria-label="what is done to latent {edit.latent}"'
+            )
+            op.classes("w-28")
+            low = -2 * largest if edit.op == "add" else 0.0
+            slider = ui.slider(min=low, max=2 * largest, step=largest / 50, value=edit.value)
+            slider.props(f'label throttle=60 aria-label="value of latent {edit.latent}"').classes("grow").mark(
+                f"slider-{edit.latent}"
+            )
+            slider.bind_enabled_from(op, "value", lambda chosen: chosen != "ablate")
+            ui.label().bind_text_from(slider, "value", lambda value: f"{value:.3g}").classes("w-14 text-right")
+            ui.button(icon="close", on_click=partial(self._less, edit)).props(
+                f'flat dense round size=sm aria-label="leave latent {edit.latent} as it is"'
+            )
+        op.on_value_change(partial(self._operation, edit))
+        slider.on_value_change(partial(self._value, edit))
+
+    async def _value(self, edit: _Edit, event: events.ValueChangeEventArguments[Any]) -> None:
+        edit.value = float(event.value)
+        await self._move()
+
+    async def _operation(self, edit: _Edit, event: events.ValueChangeEventArguments[Any]) -> None:
+        edit.op = event.value
+        edit.value = 0.0 if edit.op == "add" else edit.value
+        self._draw_sliders()
+        await self._move()
+
+    async def _less(self, edit: _Edit) -> None:
+        self.edits.remove(edit)
+        self._draw_sliders()
+        await self._move()
+
+    async def _more(self, latent: float | None, value: float | None = None) -> None:
+        if latent is None:
+            return
+        try:
+            chosen = self.opened.check(int(latent))
+        except InputError as error:
+            ui.notify(str(error), type="negative")
+            return
+        if all(edit.latent != chosen for edit in self.edits):
+            largest = float(self.opened.columns["max"][chosen])
+            self.edits.append(_Edit(chosen, "set", largest if value is None else value))
+            self._draw_sliders()
+            await self._move()
+            self._draw_dose()
+
+    async def _reset(self) -> None:
+        self.edits = []
+        self._draw_sliders()
+        await self._move()
+        self._draw_dose()
+
+    async def _move(self) -> None:
+        """Compute and draw; while that is under way, only the last of further moves counts."""
+        self.again = True
+        if self.busy:
+            return
+        self.busy = True
+        try:
+            while self.again:
+                self.again = False
+                found = await asyncio.to_thread(steer_by, self.opened, self.order())
+                self._draw(found)
+        except InputError as error:
+            ui.notify(str(error), type="negative")
+        finally:
+            self.busy = False
+        ui.navigate.history.replace(self.address())
+
+    def address(self) -> str:
+        """The address of what is shown just now."""
+        said = ",".join(f"{edit.latent}:{edit.op}:{edit.value:.4g}" for edit in self.edits)
+        return address(self.run, "steer", of=self.opened.role, example=self.example, cls=self.of_class, edits=said)
+
+    def _draw(self, found: Steered) -> None:
+        self.now = found
+        self.source.set_text(found.source)
+        self._draw_pictures(found)
+        self._draw_answers(found)
+        self._draw_near(found)
+        self.active.clear()
+        with self.active:
+            for one in found.active[:12]:
+                ui.button(
+                    f"{one.name or one.latent} {one.value:.3g}", on_click=partial(self._more, one.latent, one.value)
+                ).props("dense outline no-caps size=sm")
+
+    def _draw_answers(self, found: Steered) -> None:
+        self.answers.clear()
+        with self.answers:
+            if found.answers:
+                most = sorted(found.answers, key=lambda one: -max(one.before, one.after))[:12]
+                order = [one for one in found.answers if one in most]
+                if self.scale == "logits":
+                    names, before, after = zip(
+                        *((one.name, one.logit_before, one.logit_after) for one in order), strict=True
+                    )
+                else:
+                    names, before, after = zip(*((one.name, one.before, one.after) for one in order), strict=True)
+                options = charts.before_and_after(names, before, after, percent=self.scale != "logits")
+                chart(options, f"h-[{90 + 24 * len(order)}px]")
+                most_moved = max(found.answers, key=lambda one: abs(one.logit_after - one.logit_before))
+                change = most_moved.logit_after - most_moved.logit_before
+                ui.label(f"The logit of {most_moved.name} moves most, by {change:+.3g}.").classes("text-sm opacity-80")
+            else:
+                ui.label("The model gives no choice between the classes.").classes("opacity-70")
+            ui.label(f"The row moved by {100 * found.moved:.1f} % of its length.").classes("text-sm opacity-80")
+
+    def _scale(self, event: events.ValueChangeEventArguments[Any]) -> None:
+        self.scale = event.value
+        self._draw_answers(self.now)
+        if self.curve is not None:
+            self.dose.clear()
+            with self.dose:
+                self._draw_curve(self.curve)
+
+    def _draw_pictures(self, found: Steered) -> None:
+        self.pictures.clear()
+        with self.pictures:
+            if found.picture_before is None:
+                if needs_decoder(self.opened):
+                    later(
+                        partial(learn_to_draw, self.opened),
+                        self._can_draw,
+                        "Learning to draw this layer (once, seconds)",
+                    )
+                else:
+                    ui.label("Rows of this layer cannot be drawn; see the closest images.").classes("opacity-70")
+                return
+            for name, source in (("before", found.picture_before), ("after", found.picture_after)):
+                with ui.column().classes("gap-0 items-center"):
+                    picture(source or "", 200, name, classes=name)
+                    ui.label(name).classes("text-sm opacity-70")
+
+    def _can_draw(self, _: None) -> None:
+        with self.root:  # where no drawing clears it away
+            ui.timer(0.01, self._move, once=True)
+
+    def _draw_near(self, found: Steered) -> None:
+        self.near.clear()
+        with self.near:
+            for name, near in (("before", found.near_before), ("after", found.near_after)):
+                with ui.row().classes("items-center gap-2 no-wrap"):
+                    ui.label(name).classes("w-14 text-sm opacity-70")
+                    for one in near:
+                        said = f"image {one.example}, {one.label or ''}, cosine {one.cosine:.3f}"
+                        picture(one.image, 52, f"image {one.example}", title=said)
+
+    def _draw_dose(self) -> None:
+        self.dose.clear()
+        with self.dose:
+            if not self.edits:
+                ui.label("Add a latent to see its curve.").classes("opacity-70")
+                return
+            edit = self.edits[-1]
+            later(partial(dose_curve, self.opened, self.order(), edit.latent), self._draw_curve, "Asking the model")
+
+    def _draw_curve(self, found: DoseCurve) -> None:
+        self.curve = found
+        ui.label(f"latent {found.latent}").classes("text-sm opacity-80")
+        percent = self.scale != "logits"
+        lines = dict(zip(found.classes, found.probabilities if percent else found.logits, strict=True))
+        moving = dict(sorted(lines.items(), key=lambda one: min(one[1]) - max(one[1]))[:6])
+        chart(charts.doses(found.doses, moving, percent=percent), "h-64")
+
+    def _copy(self) -> None:
+        ui.clipboard.write(f"{ui.context.client.request.base_url}".rstrip("/") + self.address())
+        ui.notify("The address of this view is copied")
+
+
+def _read(said: str) -> list[_Edit]:
+    """Edits of an address: `17:set:5,3:ablate:0`; what makes no sense is left out."""
+    found = []
+    for one in said.split(","):
+        latent, _, rest = one.partition(":")
+        op, _, value = rest.partition(":")
+        try:
+            if op in _OPS:
+                found.append(_Edit(int(latent), op, float(value or 0)))
+        except ValueError:
+            continue
+    return found

@@ -1,0 +1,260 @@
+"""What the API answers with: the same that the pages show."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from unweave.app.shelf import State
+
+
+class RunSummary(BaseModel):
+    """A run in the list."""
+
+    run: str = Field(description="its name in addresses")
+    title: str = Field(description="name of the recipe")
+    state: State
+    problem: str = Field(description="what is missing or wrong; empty where nothing is")
+    folder: str
+    atlases: list[str] = Field(description="roles of its atlases, the dictionary's own first")
+
+
+class ArtifactSummary(BaseModel):
+    """An artifact of a run."""
+
+    role: str
+    kind: str
+    id: str
+    created: str
+    wall_seconds: float
+
+
+class RunDetail(RunSummary):
+    """A run with its numbers."""
+
+    findings: list[str]
+    metrics: dict[str, float | None]
+    config: Any = None
+    seed: int | None = None
+    artifacts: list[ArtifactSummary]
+    broken: dict[str, str] = Field(description="what is wrong with artifacts that cannot be read, by role")
+
+
+class LatentRow(BaseModel):
+    """A latent in the table; label numbers are null where rows have no labels."""
+
+    latent: int
+    name: str = ""
+    status: str
+    count: int
+    rate: float
+    mean: float
+    max: float
+    importance: float | None = None
+    mutual_information: float | None = None
+    p: float | None = None
+    q: float | None = None
+    top_class: str | None = None
+    top_class_share: float | None = None
+    best_class: str | None = None
+    average_precision: float | None = None
+
+
+class LatentPage(BaseModel):
+    """A part of the table."""
+
+    total: int
+    offset: int
+    limit: int
+    items: list[LatentRow]
+
+
+class ClassShare(BaseModel):
+    """How a latent's firing examples fall on one class, beside the share of all examples."""
+
+    name: str
+    count: int
+    share: float
+    prior: float
+
+
+class Histogram(BaseModel):
+    """Counts of a latent's values over equal parts of [0, largest], where it fires."""
+
+    counts: list[int]
+    largest: float
+
+
+class LatentDetail(LatentRow):
+    """Everything that the tables say of one latent."""
+
+    note: str = ""
+    classes: list[ClassShare]
+    histogram: Histogram
+
+
+class Example(BaseModel):
+    """An example that a latent is shown by."""
+
+    example: int
+    position: int
+    value: float
+    label: str | None = None
+    image: str = Field(description="address of its picture")
+
+
+class Neighbour(BaseModel):
+    """A latent whose direction is close."""
+
+    latent: int
+    name: str = ""
+    cosine: float
+    chance: float | None = Field(None, description="median of the largest cosine among as many random directions")
+
+
+class Companion(BaseModel):
+    """A latent that fires on the same rows."""
+
+    latent: int
+    name: str = ""
+    both: int = Field(description="rows on which both fire")
+    expected: float = Field(description="rows on which both would fire if they were independent")
+    lift: float | None = Field(description="both / expected")
+    z: float | None = Field(description="deviations beyond it, where each fires as often as it does on random rows")
+
+
+class MapPoints(BaseModel):
+    """Where latents lie on the map, and the number behind their colour; dead ones have no place."""
+
+    method: str
+    colouring: str
+    latent: list[int]
+    x: list[float]
+    y: list[float]
+    value: list[float]
+
+
+class NoteText(BaseModel):
+    """What a person writes about a latent."""
+
+    name: str = Field("", max_length=80)
+    text: str = Field("", max_length=10_000)
+
+
+class EditOrder(BaseModel):
+    """What is done to one latent."""
+
+    latent: int
+    op: Literal["add", "set", "scale", "ablate"] = "set"
+    value: float = 0.0
+
+
+class SteerOrder(BaseModel):
+    """What is steered, by which edits: an example, or the mean over a class's images."""
+
+    example: int | None = None
+    of_class: str | None = None
+    edits: list[EditOrder] = []
+
+
+class ActiveLatent(BaseModel):
+    """A latent that is active."""
+
+    latent: int
+    name: str = ""
+    value: float
+
+
+class Near(BaseModel):
+    """An image whose row is close."""
+
+    example: int
+    cosine: float
+    label: str | None = None
+    image: str
+
+
+class ClassAnswer(BaseModel):
+    """The model's probability of one class, and its logit."""
+
+    name: str
+    before: float
+    after: float
+    logit_before: float
+    logit_after: float
+
+
+class Steered(BaseModel):
+    """What moving latents did."""
+
+    source: str
+    active: list[ActiveLatent]
+    answers: list[ClassAnswer]
+    moved: float = Field(description="length of the change of the row, as a share of the row's own length")
+    picture_before: str | None = Field(None, description="PNG as a data address; null without a pixel decoder")
+    picture_after: str | None = None
+    near_before: list[Near]
+    near_after: list[Near]
+
+
+class DoseCurve(BaseModel):
+    """The model's answer over values that one latent is set to."""
+
+    latent: int
+    doses: list[float]
+    classes: list[str]
+    probabilities: list[list[float]] = Field(description="by class, then dose")
+    logits: list[list[float]]
+
+
+class ImageAnswer(BaseModel):
+    """What a picture of the user's own gives."""
+
+    width: int = Field(description="of the file, in pixels")
+    height: int
+    seen: str = Field(description="what the model is shown, PNG as a data address")
+    explained: float | None = Field(description="share of its row that the dictionary gives back")
+    active: list[ActiveLatent]
+    near: list[Near] = Field(description="captured images by the cosine of their rows")
+    near_by_code: list[Near] = Field(description="captured images by the cosine of their codes")
+    answers: list[ClassAnswer]
+
+
+class Attributed(BaseModel):
+    """Where in an image a latent's value comes from."""
+
+    latent: int
+    method: str
+    value: float
+    map: str = Field(description="PNG as a data address: red for, blue against")
+    control: str | None = Field(None, description="the same map of a control")
+    said: str
+
+
+class EffectOfLatent(BaseModel):
+    """What the model loses without a latent, as a mean over examples that activate it."""
+
+    classes: list[str]
+    change: list[float] = Field(description="of each class's logit")
+    loss: float = Field(description="rise of the cross-entropy, in nats")
+    control: float = Field(description="the same when rows move as far along random directions instead")
+    said: str
+
+
+class ComparedTable(BaseModel):
+    """A comparison of instances."""
+
+    title: str
+    sentence: str
+    headings: list[str]
+    rows: list[list[str]]
+    note: str
+
+
+class StudyProgress(BaseModel):
+    """How far a rating study is."""
+
+    name: str
+    question: str
+    each: int = Field(description="grids that each rater is shown")
+    rated: dict[str, int]
+    said: str

@@ -1,0 +1,130 @@
+"""The server: pages and API of one library, behind its guard."""
+
+import secrets
+import socket
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import FileResponse, JSONResponse, Response
+from nicegui import ui
+from starlette.requests import Request
+from starlette.types import ASGIApp
+
+from unweave.app import api
+from unweave.app.guard import LOOPBACK, Guard
+from unweave.app.opened import Library
+from unweave.app.pages import atlas, compare, home, image, latent, overview, steer, study
+from unweave.app.pages.frame import theme_route
+from unweave.app.shelf import Shelf
+from unweave.app.studies import study_figure
+from unweave.core.errors import InputError
+from unweave.core.progress import silenced
+from unweave.recipes.base import FIGURES
+from unweave.report.page import REPORT
+
+_FIGURE_KINDS = (".png", ".svg")
+_ROOMS = (home, overview, atlas, latent, steer, image, compare, study)
+
+
+def build(library: Library) -> FastAPI:
+    """Pages, API and the files of reports."""
+    app = FastAPI(
+        title="Unweave", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json", version="1"
+    )  # the usual pages of documentation fetch their scripts from elsewhere
+    app.include_router(api.router(library))
+    app.add_api_route("/theme/{mode}", theme_route, include_in_schema=False)
+
+    @app.get("/files/{run}/{name}", include_in_schema=False)
+    def report(run: str, name: str) -> Response:
+        if name != REPORT:
+            raise HTTPException(404)
+        return _file(library.run(run).entry.folder / REPORT)
+
+    @app.get("/files/{run}/figures/{name}", include_in_schema=False)
+    def figure(run: str, name: str) -> Response:
+        if Path(name).suffix not in _FIGURE_KINDS or "/" in name or "\\" in name or name.startswith("."):
+            raise HTTPException(404)
+        return _file(library.run(run).entry.folder / FIGURES / name)
+
+    @app.get("/files/{run}/studies/{study}/{name}", include_in_schema=False)
+    def study_result(run: str, study: str, name: str) -> Response:
+        found = study_figure(library.run(run), study, name)
+        if found is None:
+            raise HTTPException(404)
+        return _file(found)
+
+    @app.exception_handler(InputError)
+    async def refused(_: Request, error: InputError) -> Response:
+        status = 404 if str(error).startswith("there is no") else 422
+        return JSONResponse({"detail": str(error)}, status)
+
+    for one in _ROOMS:
+        one.add(library)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # it looks at every object there is, deprecated ones too
+        ui.run_with(app, title="Unweave", dark=None, favicon="🧶", reconnect_timeout=10, show_welcome_message=False)
+    return app
+
+
+def _file(path: Path) -> Response:
+    if not path.is_file():
+        raise HTTPException(404)
+    return FileResponse(path)
+
+
+def serve(
+    places: Sequence[str | Path],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    token: str | None = None,
+    data_dir: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Serve run folders until interrupted.
+
+    Args:
+        places: run folders, or folders of run folders.
+        host: address to listen on. Any other than this machine's own needs a token: one is made where none is given.
+        port: where to listen; 0 takes a free one.
+        token: what whoever asks must know.
+        data_dir: where the runs' data lie, where they do not say.
+        say: tells the address.
+
+    Raises:
+        InputError: a place is not there, or the port is taken.
+    """
+    shelf = Shelf(places)
+    if token is None and host not in LOOPBACK:
+        token = secrets.token_urlsafe(18)
+    guarded: ASGIApp = Guard(build(Library(shelf, data_dir)), token)
+    listening = listen(host, port)
+    server = uvicorn.Server(uvicorn.Config(guarded, log_level="warning"))
+    name = f"[{host}]" if ":" in host else host
+    query = f"/?token={token}" if token else "/"
+    say(f"Unweave shows {len(shelf.entries())} folders at http://{name}:{listening.getsockname()[1]}{query}")
+    if token and host not in LOOPBACK:
+        say("Whoever has this link can read the runs, write notes and steer; it is not encrypted on its way.")
+    with silenced():  # of stages that pages call
+        server.run(sockets=[listening])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        InputError: the address is none of this machine's, or the port is taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listening.close()
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"cannot listen on {host} port {port}: {why}; choose another --port or --host") from None
+    return listening
