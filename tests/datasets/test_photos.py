@@ -109,10 +109,7 @@ def test_celeba_as_the_original_texts(celeba):
     kaggle = Photos(attribute="Young").load("train", celeba)
     for name in ("list_attr_celeba", "list_eval_partition"):
         lines = [line.replace(",", "  ") for line in (celeba / f"{name}.csv").read_text().splitlines()]
-        if name == "list_attr_celeba":
-            lines = ["12", lines[0].removeprefix("image_id"), *lines[1:]]
-        else:
-            lines = lines[1:]
+        lines = ["12", lines[0].removeprefix("image_id"), *lines[1:]] if "attr" in name else lines[1:]
         (celeba / f"{name}.txt").write_text("\n".join(lines) + "\n")
         (celeba / f"{name}.csv").unlink()
     original = Photos(attribute="Young").load("train", celeba)

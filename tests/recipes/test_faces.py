@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from unweave.analyze import Analysis
+from unweave.cli.main import main
 from unweave.core.errors import InputError
 from unweave.core.progress import silenced
 from unweave.datasets.photos import Photos
@@ -40,7 +41,7 @@ def paint(folder: Path, count: int, generator: np.random.Generator, bright: bool
     """Images with a bright or a dark sky over noise."""
     folder.mkdir(parents=True)
     made = []
-    for number in range(count):
+    for _ in range(count):
         pixels = generator.integers(60, 190, (36, 32, 3))
         pixels[:14] = generator.integers(200, 255) if bright else generator.integers(0, 50)
         made.append(folder / f"{len(list(folder.iterdir())):06}.png")
@@ -54,7 +55,8 @@ def small() -> Faces:
         DEFAULT,
         model=ResNet18(weights="random"),
         fit=replace(DEFAULT.fit, least_steps=2, batch_size=32, precision="float32"),
-        sae=TopK(d_sae=24, k=3),
+        data=Photos(test_share=0.5),
+        sae=TopK(d_sae=12, k=6),
         training=Training(epochs=3, batch_size=32),
         analysis=Analysis(permutations=9),
         checked=12,
@@ -115,7 +117,12 @@ def of_celeba(small: Faces, celeba: Path, tmp_path_factory: pytest.TempPathFacto
 def test_a_folder_without_classes_is_enough(run: Run) -> None:
     assert set(run.artifacts) >= ROLES
     written = json.loads((run.folder / "metrics.json").read_text())
-    for name in ("tuning/loss", "embedding/effective_rank", "embedding/effective_rank@untuned", "grids/likeness@chance"):
+    for name in (
+        "tuning/loss",
+        "embedding/effective_rank",
+        "embedding/effective_rank@untuned",
+        "grids/likeness@chance",
+    ):
         assert math.isfinite(written[name])
     assert not any(name.startswith("labels/") for name in written)
     assert "embedding/neighbour_accuracy" not in written
@@ -196,11 +203,21 @@ def test_settings_that_make_no_sense_are_refused(change: dict[str, int], message
         replace(DEFAULT, **change)
 
 
+def test_images_is_another_name_of_the_data_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("--images", "--data-dir"):
+        assert main(["run", "faces", flag, str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]) == 2
+        assert "nowhere is not a folder: give one that holds images" in capsys.readouterr().err
+
+
 def test_presets_are_what_they_should_be() -> None:
     recipe = RECIPES["faces"]
     assert set(recipe.presets) == {"default", "published"}
     assert PUBLISHED.sae.d_sae == 512
-    assert (PUBLISHED.training.learning_rate, PUBLISHED.training.batch_size, PUBLISHED.training.epochs) == (1e-5, 512, 30)
+    assert (PUBLISHED.training.learning_rate, PUBLISHED.training.batch_size, PUBLISHED.training.epochs) == (
+        1e-5,
+        512,
+        30,
+    )
 
 
 @pytest.mark.slow

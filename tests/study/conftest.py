@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -50,30 +51,33 @@ def study(tmp_path: Path) -> Study:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """URL of an empty database on a server that lives as long as the tests."""
     if not (POSTGRES / "initdb").exists():
         pytest.skip(f"needs Postgres in {POSTGRES}")
-    as_other = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-    if as_other and not shutil.which("runuser"):
-        pytest.skip("needs runuser: Postgres does not run as root")
-    folder = tmp_path_factory.mktemp("postgres")
-    for path in (folder, *folder.parents[:2]):  # another user has to reach it
-        path.chmod(0o777 if path == folder else 0o755)
+    # Not below pytest's own folder, which nobody else may enter: Postgres does not run as root.
+    folder = Path(tempfile.mkdtemp(prefix="unweave-postgres-"))
+    as_other: list[str] = []
+    if os.getuid() == 0:
+        try:
+            shutil.chown(folder, "postgres")
+        except LookupError:
+            pytest.skip("needs a user postgres: the server does not run as root")
+        as_other = ["runuser", "-u", "postgres", "--"]
     data, port = folder / "data", _free_port()
 
     def call(*command: str) -> None:
         ended = subprocess.run([*as_other, *command], capture_output=True, text=True, check=False, cwd=folder)
         assert ended.returncode == 0, ended.stderr
 
-    call(str(POSTGRES / "initdb"), "-D", str(data), "-A", "trust", "-U", "rater", "--no-sync")
-    settings = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
     control = [str(POSTGRES / "pg_ctl"), "-D", str(data), "-w", "-l", str(folder / "log")]
-    call(*control, "-o", settings, "start")
     try:
+        call(str(POSTGRES / "initdb"), "-D", str(data), "-A", "trust", "-U", "rater", "--no-sync")
+        call(*control, "-o", f"-p {port} -k {folder} -c listen_addresses=127.0.0.1", "start")
         yield f"postgresql://rater@127.0.0.1:{port}/postgres"
-    finally:
         call(*control, "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _free_port() -> int:

@@ -141,7 +141,7 @@ def test_studies_share_a_database_and_not_their_ratings(url: str) -> None:
 actions = st.lists(st.one_of(st.integers(1, 7), st.just("undo"), st.just("again")), max_size=25)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(actions)
 def test_replaying_gives_what_a_list_would_hold(
     tmp_path_factory: pytest.TempPathFactory, done: list[int | str]

@@ -127,6 +127,7 @@ def test_repeats_tell_of_the_rater_and_never_count_twice():
     chance = [abs(x - y) for i, x in enumerate(every) for j, y in enumerate(every) if i != j]
     assert person.apart_by_chance == pytest.approx(np.mean(chance))
     assert person.reliability == pytest.approx(1 - (5 / 4) / np.mean(np.square(chance)))
+    assert person.same_by_chance == pytest.approx(2 / 56)  # the two of 7
     assert person.kappa is None
     assert "Of 4 hidden repeats 50 % got the same rating again" in paragraph(found)
 
@@ -217,6 +218,15 @@ def test_what_cannot_be_scored_is_refused():
         score(rated({"a": [4, 8], "b": [3, 4]}), key_of(values))
     with pytest.raises(InputError, match="has the conditions a, b, not a, c"):
         score(rated(values), key_of(values), conditions=["a", "c"])
+
+
+def test_raters_who_do_not_agree_are_said_not_to():
+    key = simulate_key(["sae", "pca"], 12)
+    ratings = simulate_ratings(Population(latent_sd=0.0, noise=2.0, effect=0.0), key, raters=["a", "b"], seed=1)
+    found = score(ratings, key)
+    assert found.agreement.interval is not None
+    assert found.agreement.interval.low < 0
+    assert "not shown to be better than chance" in paragraph(found)
 
 
 def test_score_is_seeded():

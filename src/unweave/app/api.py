@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, File, HTTPException, Query, Response, UploadFile
+from fastapi import APIRouter, File, HTTPException, Query, Response
 
 from unweave.analyze.attribution import METHODS
 from unweave.app.comparing import comparisons
@@ -12,7 +12,7 @@ from unweave.app.latents import Query as LatentQuery
 from unweave.app.maps import Maps, map_points
 from unweave.app.notes import Note
 from unweave.app.opened import Library, OpenAtlas
-from unweave.app.own_image import LARGEST_BYTES, ask
+from unweave.app.own_image import ask
 from unweave.app.pictures import example_png
 from unweave.app.schema import (
     Attributed,
@@ -177,5 +177,5 @@ def _steering(api: APIRouter, library: Library) -> None:
         return dose_curve(_atlas(library, run, of), order, latent)
 
     @api.post("/runs/{run}/image", summary="A picture of your own: its latents, closest images, the model's answer")
-    def own(run: str, file: Annotated[UploadFile, File()], of: Of = None) -> ImageAnswer:
-        return ask(_atlas(library, run, of), file.file.read(LARGEST_BYTES + 1))
+    def own(run: str, file: Annotated[bytes, File()], of: Of = None) -> ImageAnswer:
+        return ask(_atlas(library, run, of), file)

@@ -10,6 +10,7 @@ Options = dict[str, Any]
 INK, FAINT, ACCENT, WARM, GREEN = "#7d8590", "#7d859033", "#3b82c4", "#d9822b", "#4c9a6a"
 CLASS_COLOURS = (
     "#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#c9a227", "#ff7fa0", "#9c755f", "#8a8f98",
+    "#1f4e79", "#a85a0f", "#2f6b2a", "#8f2022", "#6b3f63", "#2f7d78", "#7d6410", "#b83a62", "#5f4433", "#4a4f57",
 )  # fmt: skip
 _SCALE = ("#3b4cc0", "#6f92f3", "#aac7fd", "#f7b89c", "#e7745b", "#b40426")
 _LEAST_RATE = 1e-5
@@ -149,38 +150,45 @@ def map_of_latents(
         "dataZoom": [{"type": "inside", "xAxisIndex": 0}, {"type": "inside", "yAxisIndex": 0}],
     }
     shown = [math.log10(max(v, 1e-9)) for v in value] if log else list(value)
-    options["series"] = [
-        {
-            "type": "scatter",
-            "name": label,
-            "symbolSize": 9 if len(latent) < 1500 else 5,
-            "itemStyle": {"opacity": 0.85},
-            "emphasis": {"itemStyle": {"borderColor": "#000", "borderWidth": 1.5}},
-            "progressive": 4000,
-            "data": [
-                {"name": str(name), "value": [round(a, 3), round(b, 3), round(v, 4)]}
-                for name, a, b, v in zip(latent, x, y, shown, strict=True)
-            ],
-        }
+    points = [
+        {"name": str(name), "value": [round(a, 3), round(b, 3), round(v, 4)]}
+        for name, a, b, v in zip(latent, x, y, shown, strict=True)
     ]
+    look = {
+        "type": "scatter",
+        "symbolSize": 9 if len(latent) < 1500 else 5,
+        "itemStyle": {"opacity": 0.85},
+        "emphasis": {"itemStyle": {"borderColor": "#000", "borderWidth": 1.5}},
+        "progressive": 0,  # all at once: in parts they would come over seconds
+    }
+    if class_names:
+        options["series"] = [
+            {
+                **look,
+                "name": class_name,
+                "color": CLASS_COLOURS[number % len(CLASS_COLOURS)],
+                "data": [point for point, v in zip(points, value, strict=True) if int(v) == number],
+            }
+            for number, class_name in enumerate(class_names)
+        ]
+        options["legend"] = {"type": "scroll", "bottom": 0, "textStyle": {"color": INK}, "pageIconColor": INK}
+    else:
+        options["series"] = [{**look, "name": label, "data": points}]
+        options["visualMap"] = _colours(shown, label, log=log)
     frame = f'<img src="{picture}" width="132" style="display:block;min-height:40px">' if picture else ""
     options["tooltip"] = {"formatter": f"latent {{b}}{frame}", "padding": 6, "enterable": False}
-    options["visualMap"] = _colours(shown, label, class_names, log=log)
     return options
 
 
-def _colours(value: Sequence[float], label: str, class_names: Sequence[str], *, log: bool) -> Options:
-    common = {"dimension": 2, "orient": "horizontal", "left": "center", "bottom": 0, "textStyle": {"color": INK}}
-    if class_names:
-        pieces = [
-            {"value": number, "label": name, "color": CLASS_COLOURS[number % len(CLASS_COLOURS)]}
-            for number, name in enumerate(class_names)
-        ]
-        return {**common, "type": "piecewise", "pieces": pieces, "itemSymbol": "circle", "itemGap": 6}
+def _colours(value: Sequence[float], label: str, *, log: bool) -> Options:
     low, high = (min(value), max(value)) if len(value) else (0.0, 1.0)
     words = [f"{10**end:.2g}" if log else f"{end:.3g}" for end in (high, low)]
     return {
-        **common,
+        "dimension": 2,
+        "orient": "horizontal",
+        "left": "center",
+        "bottom": 0,
+        "textStyle": {"color": INK},
         "type": "continuous",
         "min": low,
         "max": high if high > low else low + 1,

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from unweave.analyze.maps import latent_map, load_map
+from unweave.analyze.maps import METHODS, latent_map, load_map
 from unweave.app.latents import Colouring, colour_values
 from unweave.app.opened import OpenAtlas
 from unweave.app.schema import MapPoints
+from unweave.core.errors import InputError, did_you_mean
 from unweave.store.artifact import MANIFEST, read_manifest
 
 
@@ -28,7 +29,13 @@ class Maps:
         self._lock = threading.Lock()
 
     def start(self, opened: OpenAtlas, method: str) -> None:
-        """Begin to compute a map that is neither there nor being computed."""
+        """Begin to compute a map that is neither there nor being computed.
+
+        Raises:
+            InputError: there is no such method.
+        """
+        if method not in METHODS:
+            raise InputError(f"there is no map {method!r}: {did_you_mean(method, METHODS)}")
         folder = map_folder(opened, method)
         with self._lock:
             if method == "pca" or (folder / MANIFEST).is_file() or folder in self._work:

@@ -129,7 +129,7 @@ class Network:
     def moved(self, source: Source, edits: Edits) -> Float[Tensor, "m d_in"]:
         """The source's rows with its latents moved; what the dictionary misses of them stays in them."""
         codes = apply_edits(source.codes, edits)
-        return source.rows + self.dictionary.decode(codes) - self.dictionary.decode(source.codes)
+        return source.rows + (self.dictionary.decode(codes) - self.dictionary.decode(source.codes))
 
     @torch.no_grad()
     def answers(self, source: Source, rows: Sequence[Float[Tensor, "m d_in"]]) -> Float[Tensor, "v outputs"]:

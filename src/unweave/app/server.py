@@ -22,7 +22,10 @@ from unweave.app.shelf import Shelf
 from unweave.app.studies import study_figure
 from unweave.core.errors import InputError
 from unweave.core.progress import silenced
-from unweave.recipes.base import FIGURES
+from unweave.datasets.base import DatasetConfig
+from unweave.dictionaries.base import DictionaryConfig
+from unweave.models.base import ModelConfig
+from unweave.recipes.base import FIGURES, RECIPES
 from unweave.report.page import REPORT
 
 _FIGURE_KINDS = (".png", ".svg")
@@ -98,6 +101,8 @@ def serve(
         InputError: a place is not there, or the port is taken.
     """
     shelf = Shelf(places)
+    for family in (RECIPES, DictionaryConfig.registry, DatasetConfig.registry, ModelConfig.registry):
+        family.members()  # found now, not while the first visitor waits
     if token is None and host not in LOOPBACK:
         token = secrets.token_urlsafe(18)
     guarded: ASGIApp = Guard(build(Library(shelf, data_dir)), token)

@@ -179,12 +179,12 @@ def _read(folder: Path) -> Contents:
     try:
         run = read_json(folder / RUN) if (folder / RUN).is_file() else {}
         metrics = read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
-        if not isinstance(run, dict) or not isinstance(metrics, dict) or (run and "status" not in run):
+        named = run.get("artifacts", {}) if isinstance(run, dict) else None
+        if not isinstance(named, dict) or not isinstance(metrics, dict) or (run and "status" not in run):
             raise StoreError(f"{folder / RUN} does not say what was run; start the run again in another folder")
-        named = {role: folder / str(path) for role, path in (run.get("artifacts") or {}).items()}
-    except (StoreError, AttributeError) as error:
+    except StoreError as error:
         return Contents(State.DAMAGED, str(error))
-    manifests, folders, broken = _artifacts(folder, named)
+    manifests, folders, broken = _artifacts(folder, {role: folder / str(path) for role, path in named.items()})
     if run:
         state = State.COMPLETE if run["status"] == "complete" else State.RUNNING
     elif manifests or broken:

@@ -51,7 +51,7 @@ def steer_by(opened: OpenAtlas, order: SteerOrder) -> Steered:
 
 
 def dose_curve(opened: OpenAtlas, order: SteerOrder, latent: int) -> DoseCurve:
-    """The model's probabilities while one latent is set to each value from 0 to twice its largest.
+    """The model's answers while one latent is set to each value from 0 to twice its largest.
 
     Other edits of the order stay as they are.
 
@@ -60,7 +60,7 @@ def dose_curve(opened: OpenAtlas, order: SteerOrder, latent: int) -> DoseCurve:
     """
     source, network = source_of(opened, order), opened.network
     others = tuple(edit for edit in read_edits(opened, order) if edit.latent != opened.check(latent))
-    doses = np.linspace(0, 2 * max(float(opened.columns["max"][latent]), 1e-6), _DOSES)
+    doses = np.linspace(0, 2 * reach(opened, latent), _DOSES)
     rows = [network.moved(source, (*others, Edit(latent, "set", (float(dose),)))) for dose in doses]
     answers = network.answers(source, rows)
     if not network.classifies(answers):
@@ -109,6 +109,14 @@ def start_of(opened: OpenAtlas, latent: int) -> int:
     if latent < 0 or not opened.columns["count"][opened.check(latent)]:
         return 0
     return int(opened.atlas.examples_of(latent, "value")["example"][0].as_py())
+
+
+def reach(opened: OpenAtlas, latent: int) -> float:
+    """A latent's largest value; where it never fires, the median of the largest values of those that do."""
+    largest = opened.columns["max"]
+    if largest[latent] > 0:
+        return float(largest[latent])
+    return float(np.median(largest[largest > 0])) if (largest > 0).any() else 1.0
 
 
 def read_edits(opened: OpenAtlas, order: SteerOrder) -> Edits:

@@ -69,14 +69,16 @@ def _state(folder: Path) -> StudyState:
         f"{plan.images} images a grid, {plan.repeats} hidden repeats, {len(plan.raters)} raters."
     )
     missing = plan.enough - len(ratings)
-    if not (folder / RATINGS).is_file():
+    score = folder / SCORE
+    paragraph = score / "paragraph.txt"
+    if paragraph.is_file():
+        said = "Scored; the key is open."
+    elif not (folder / RATINGS).is_file():
         said = "No rating is in this folder yet; a study that is rated into a database elsewhere is followed there."
     elif missing > 0:
         said = f"{missing:,} more ratings until the key may be opened without its being recorded as early."
     else:
         said = "Enough ratings are in: `unweave study score` opens the key."
-    score = folder / SCORE
-    paragraph = score / "paragraph.txt"
     return StudyState(
         name=folder.name,
         question=plan.question,

@@ -12,8 +12,8 @@ from unweave.analyze import Analysis, analyze
 from unweave.capture import Capture, capture
 from unweave.cli.bench import bench_command
 from unweave.cli.compare import compare_command
-from unweave.cli.parsing import component, parse, taken, unfilled
 from unweave.cli.map import map_command
+from unweave.cli.parsing import component, parse, taken, unfilled
 from unweave.cli.query import query_command
 from unweave.cli.run import recipes_command, run_command
 from unweave.cli.serve import serve_command

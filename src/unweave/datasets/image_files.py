@@ -1,8 +1,8 @@
 """One image file, whatever its format and mode, as a square of bytes."""
 
 from functools import cache
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -59,7 +59,7 @@ def shorter_side(path: Path) -> int | None:
         return None
 
 
-def read_image(path: Path | BinaryIO, size: int, channels: int) -> UInt8[np.ndarray, "c size size"]:
+def read_image(path: Path | BytesIO, size: int, channels: int) -> UInt8[np.ndarray, "c size size"]:
     """The largest centred square of an image at `size` × `size` pixels, upright by its EXIF orientation.
 
     That is the shorter side resized (bicubic, antialiased), then a centre crop. A large JPEG is decoded at a half, a

@@ -310,6 +310,8 @@ class Views:
 
     def of(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """The views of images in [0, 1]."""
+        if not len(images):
+            return images
         device = images.device
         grid = affine_grid(self.places.to(device), list(images.shape), align_corners=False)
         seen = grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)

@@ -1,6 +1,7 @@
 """The raters' server: pages and API behind tokens, and nothing else."""
 
 import socket
+import warnings
 from collections.abc import Callable
 from html import escape
 
@@ -91,15 +92,17 @@ def application(desk: Desk) -> FastAPI:
         assert rater is not None, "the guard lets known tokens through only"
         rater_page(desk, rater, token)
 
-    ui.run_with(
-        app,
-        title=_TITLE,
-        favicon=_ICON,
-        dark=None,
-        language="en-US",
-        reconnect_timeout=_RECONNECT_SECONDS,
-        show_welcome_message=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # it looks at every object there is, deprecated ones too
+        ui.run_with(
+            app,
+            title=_TITLE,
+            favicon=_ICON,
+            dark=None,
+            language="en-US",
+            reconnect_timeout=_RECONNECT_SECONDS,
+            show_welcome_message=False,
+        )
     app.add_middleware(Guard, desk=desk)
     return app
 

@@ -202,7 +202,7 @@ def _parsed(url: str) -> URL:
 
 def _engine(url: URL) -> Engine:
     try:
-        engine = create_engine(url)
+        engine = create_engine(url, pool_pre_ping=True)  # a server may have been started anew in between
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise InputError(f"there is no driver for --database {url.drivername}://…: {error}") from None
     if engine.dialect.name == "sqlite":

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-QUESTION = "How visually consistent do these images appear?"
+QUESTION = "How visually consistent do the images of this feature appear?"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,12 +142,12 @@ def _agreement(score: Score) -> str:
     ends = "" if found.interval is None else f", 95 % interval {_ends(found.interval.low, found.interval.high)}"
     if found.ordinal >= _GOOD:
         means = "they see the same"
+    elif found.interval is not None and found.interval.low <= 0:
+        means = "not shown to be better than chance, so one person’s rating says nothing of another’s"
     elif found.ordinal >= _FAIR:
         means = "enough for tentative conclusions by the customary bounds"
-    elif found.ordinal > 0:
-        means = "under 0.667, so one person’s rating says little of another’s, and only means over people count"
     else:
-        means = "no better than chance, so the ratings say little of the latents"
+        means = "under 0.667, so one person’s rating says little of another’s, and only means over people count"
     return (
         f"Raters agreed with each other to Krippendorff’s alpha = {found.ordinal:.2f} (ordinal{ends}; 1 is perfect, 0 "
         f"chance): {means}."
@@ -161,11 +161,15 @@ def _with_themselves(score: Score) -> str:
     repeats = sum(one.repeats for one in seen)
     same = sum(one.repeats * (one.same or 0.0) for one in seen) / repeats
     apart = sum(one.repeats * (one.apart or 0.0) for one in seen) / repeats
-    chance = [one.apart_by_chance for one in seen if one.apart_by_chance is not None]
-    beside = f", where two different grids are {sum(chance) / len(chance):.1f} apart" if chance else ""
+    known = [one for one in seen if one.same_by_chance is not None and one.apart_by_chance is not None]
+    if not known:
+        return f"Of {_count(repeats, 'hidden repeat')} {100 * same:.0f} % got the same rating again."
+    same_chance = sum(one.same_by_chance or 0.0 for one in known) / len(known)
+    apart_chance = sum(one.apart_by_chance or 0.0 for one in known) / len(known)
     return (
-        f"Of {_count(repeats, 'hidden repeat')} {100 * same:.0f} % got the same rating again; on average they were "
-        f"{apart:.1f} points apart{beside}."
+        f"Of {_count(repeats, 'hidden repeat')} {100 * same:.0f} % got the same rating again, where two different "
+        f"grids got the same in {100 * same_chance:.0f} %; on average they were {apart:.1f} points apart, "
+        f"different grids {apart_chance:.1f}."
     )
 
 

@@ -78,6 +78,7 @@ def _with_themselves(found: RaterScore, values: np.ndarray, twice: np.ndarray) -
     return replace(
         found,
         same=float((apart == 0).mean()),
+        same_by_chance=float((chance == 0).mean()) if len(chance) else None,
         apart=float(apart.mean()),
         apart_by_chance=float(chance.mean()) if len(chance) else None,
         reliability=1 - float((apart**2).mean()) / squared if squared else None,

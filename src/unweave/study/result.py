@@ -158,6 +158,7 @@ class RaterScore:
         std: of those, with n − 1; None for one rating.
         repeats: grids shown a second time and rated again.
         same: share of repeats with the same rating; None without repeats, as all below.
+        same_by_chance: share of pairs of different grids that this rater gave the same rating.
         apart: mean absolute difference of the two ratings.
         apart_by_chance: the same of two different grids of this rater's, drawn at random.
         reliability: 1 − mean squared difference of repeats over that of two grids at random; None without spread.
@@ -173,6 +174,7 @@ class RaterScore:
     std: float | None
     repeats: int
     same: float | None = None
+    same_by_chance: float | None = None
     apart: float | None = None
     apart_by_chance: float | None = None
     reliability: float | None = None

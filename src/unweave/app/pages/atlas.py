@@ -28,7 +28,6 @@ _COLUMNS = {
     "latent": "latent",
     "status": "status",
     "rate": "fires on",
-    "max": "largest",
     "importance": "importance",
     "mutual_information": "bits",
     "q": "q",
@@ -91,7 +90,7 @@ class _View:
     async def build(self) -> None:
         self._controls()
         with ui.grid(columns="minmax(0,5fr) minmax(0,6fr)").classes("w-full gap-4 max-lg:grid-cols-1"):
-            with card():
+            with card(classes="w-full lg:sticky lg:top-16 self-start"):
                 self.map_said = ui.label("").classes("text-sm opacity-70")
                 self.map_place = ui.element("div").classes("w-full")
             with card():
@@ -184,7 +183,6 @@ class _View:
         return None
 
     def _row(self, item: LatentRow) -> dict[str, Any]:
-        fires = item.count > 0
         return {
             "latent": item.latent,
             "name": item.name,
@@ -192,7 +190,6 @@ class _View:
             "link": address(self.run, "latent", item.latent, of=self.opened.role),
             "status": item.status,
             "rate": f"{100 * item.rate:.3g} %",
-            "max": f"{item.max:.3g}" if fires else "",
             "importance": "" if item.importance is None else f"{100 * item.importance:.2g} %",
             "mutual_information": _short(item.mutual_information),
             "q": _short(item.q),

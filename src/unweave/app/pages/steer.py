@@ -12,7 +12,7 @@ from unweave.app import charts
 from unweave.app.opened import Library, OpenAtlas, OpenRun
 from unweave.app.pages.frame import address, card, chart, heading, later, picture, room, state_of
 from unweave.app.schema import DoseCurve, EditOrder, Steered, SteerOrder
-from unweave.app.steering import dose_curve, learn_to_draw, needs_decoder, start_of, steer_by
+from unweave.app.steering import dose_curve, learn_to_draw, needs_decoder, reach, start_of, steer_by
 from unweave.core.errors import InputError
 
 _OPS = {"set": "set to", "add": "add", "ablate": "ablate"}
@@ -46,7 +46,7 @@ class _Steer:
         self.edits = _read(state["edits"])
         latent = state["latent"]
         if latent >= 0 and all(edit.latent != latent for edit in self.edits):
-            self.edits.append(_Edit(opened.check(latent), "set", float(opened.columns["max"][latent])))
+            self.edits.append(_Edit(opened.check(latent), "set", reach(opened, latent)))
         self.example: int | None = state["example"] if state["example"] >= 0 else None
         self.of_class: str | None = state["cls"] or None
         self.wanted = latent
@@ -130,7 +130,7 @@ class _Steer:
                 ui.label("No latent is moved.").classes("opacity-70")
 
     def _slider(self, edit: _Edit) -> None:
-        largest = max(float(self.opened.columns["max"][edit.latent]), abs(edit.value) / 2, 1e-6)
+        largest = max(reach(self.opened, edit.latent), abs(edit.value) / 2)
         with ui.row().classes("w-full items-center gap-3 no-wrap"):
             ui.link(str(edit.latent), address(self.run, "latent", edit.latent, of=self.opened.role)).classes(
                 "w-14 font-mono"
@@ -141,7 +141,7 @@ class _Steer:
             op.classes("w-28")
             low = -2 * largest if edit.op == "add" else 0.0
             slider = ui.slider(min=low, max=2 * largest, step=largest / 50, value=edit.value)
-            slider.props(f'label throttle=60 aria-label="value of latent {edit.latent}"').classes("grow").mark(
+            slider.props(f'throttle=60 aria-label="value of latent {edit.latent}"').classes("grow").mark(
                 f"slider-{edit.latent}"
             )
             slider.bind_enabled_from(op, "value", lambda chosen: chosen != "ablate")
@@ -176,8 +176,7 @@ class _Steer:
             ui.notify(str(error), type="negative")
             return
         if all(edit.latent != chosen for edit in self.edits):
-            largest = float(self.opened.columns["max"][chosen])
-            self.edits.append(_Edit(chosen, "set", largest if value is None else value))
+            self.edits.append(_Edit(chosen, "set", reach(self.opened, chosen) if value is None else value))
             self._draw_sliders()
             await self._move()
             self._draw_dose()

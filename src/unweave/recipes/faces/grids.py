@@ -30,12 +30,12 @@ def tell_grids(config: Faces, run: Run, material: Material, atlases: Mapping[str
         f"from those below number {config.skip} that fire on at least {_IMAGES} images, under each condition alike; a "
         "rating study draws from the others, so nothing that is to be rated is seen here.",
     )
-    if not grids:
+    if grids:
+        run.show("grids", image_grids(grids), "A row for each condition. Judge them by the study below, not by eye.")
+    else:
         run.findings.append(
-            f"No latent below number {config.skip} fires on {_IMAGES} held-out images: no grid to show."
+            f"No latent below number {config.skip} fires on {_IMAGES} held-out images: there is no grid to show."
         )
-        return
-    run.show("grids", image_grids(grids), "A row for each condition. Judge them by the study below, not by eye.")
     _tell_likeness(run, material, atlases)
 
 
@@ -68,6 +68,8 @@ def _tell_likeness(run: Run, material: Material, atlases: Mapping[str, Atlas]) -
         cells.append(
             [_CALLED[name], f"{likeness.mean():.3f}", f"{low:.3f} – {middle:.3f} – {high:.3f}", str(len(likeness))]
         )
+    if not cells or len(rows) <= _IMAGES:
+        return
     generator = numpy_generator(run.seed, "likeness by chance")
     null = [
         cosines(rows[generator.choice(len(rows), min(_IMAGES, len(rows)), replace=False)]).mean() for _ in range(200)
@@ -82,18 +84,20 @@ def _tell_likeness(run: Run, material: Material, atlases: Mapping[str, Atlas]) -
         "network before fine-tuning. It stands in for a rating until there is one, and is none."
     )
     run.table(["", "likeness", "quartiles", "latents"], cells, note=note, main=1)
-    run.findings.append(_said(run.metrics, atlases))
+    if "grids/likeness" in run.metrics:
+        run.findings.append(_said(run.metrics, atlases))
 
 
 def _said(metrics: Mapping[str, float], atlases: Mapping[str, Atlas]) -> str:
-    ours = metrics.get("grids/likeness", float("nan"))
+    ours = metrics["grids/likeness"]
     beside = {name: metrics[key] for name in atlases if name and (key := f"grids/likeness@{name}") in metrics}
     told = ", ".join(f"{_CALLED[name]} {value:.2f}" for name, value in beside.items())
+    chance = round(metrics["grids/likeness@chance"], 2) + 0.0  # not -0.00
     clearer = ours > 1.1 * max(beside.values(), default=0.0)
     verdict = "more alike than" if clearer else "not clearly more alike than"
     return (
         f"To the network before fine-tuning, a latent's {_IMAGES} strongest images are {verdict} those of the best "
-        f"control: mean cosine {ours:.2f}; {told}; images at random {metrics['grids/likeness@chance']:.2f}."
+        f"control: mean cosine {ours:.2f}; {told}; images at random {chance:.2f}."
     )
 
 
