@@ -10,13 +10,17 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check lint bench bench-quick clean
+.PHONY: help demo serve test test-all check lint bench bench-quick clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
 
 demo: .venv/.core  ## run the digits experiment and leave a report
 	@$(BIN)/unweave run digits
+
+serve: .venv/.app  ## run the digits experiment if need be, and open all runs in the browser
+	@$(BIN)/unweave run digits
+	@$(BIN)/unweave serve runs
 
 test: .venv/.dev  ## run the tests (not the slow ones)
 	@$(PYTEST)
@@ -60,12 +64,19 @@ clean:  ## remove the environment, caches and build products; runs/ stays
 	@rm .venv/.unfinished
 	@touch $@
 
+.venv/.app: .venv/.core
+	@mv .venv/.core .venv/.unfinished
+	@echo "Installing the app into .venv ..."
+	@$(PIP) -e '.[app,study]'
+	@mv .venv/.unfinished .venv/.core
+	@touch $@
+
 .venv/.dev: .venv/.core
 	@mv .venv/.core .venv/.unfinished
 	@echo "Installing the development tools into .venv ..."
 	@$(PIP) -e '.[dev]'
 	@mv .venv/.unfinished .venv/.core
-	@touch .venv/.core $@
+	@touch .venv/.core .venv/.app $@
 
 # The peers want versions of their own; torchvision, which some bring along, does not import beside a CPU build of torch.
 .venv-bench/.done: pyproject.toml benchmarks/constraints.txt benchmarks/requirements.txt

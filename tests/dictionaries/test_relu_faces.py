@@ -39,7 +39,7 @@ def test_it_starts_hundreds_of_row_lengths_away_with_half_its_latents_active():
         missed = float((rows - sae(rows)).norm(dim=1).mean())
     assert 300 < missed < 450  # √(512 · 256) = 362 on average over starts
     assert 180 < float((sae.encode(rows) > 0).float().sum(1).mean()) < 330
-    assert float(sae.W_enc.std()) == pytest.approx(1, abs=0.01)
+    assert float(sae.W_enc.detach().std()) == pytest.approx(1, abs=0.01)
 
 
 def test_settings_that_make_no_sense_are_refused():

@@ -136,7 +136,7 @@ def test_turning_twice_changes_nothing():
 @pytest.mark.parametrize("form", ["views", "published"])
 def test_fine_tuning_lowers_the_loss_repeats_itself_and_is_read_back(form, images, tmp_path):
     fit = Contrastive(
-        form=form, epochs=2, batch_size=8, learning_rate=3e-4, smallest_crop=0.8, jitter=0.1, precision="float32"
+        form=form, epochs=8, batch_size=16, learning_rate=1e-3, smallest_crop=0.8, jitter=0.1, precision="float32"
     )
     config, trained = ResNet18(weights="random"), []
     for turn in range(2):
@@ -148,8 +148,8 @@ def test_fine_tuning_lowers_the_loss_repeats_itself_and_is_read_back(form, image
     first, again = trained
     assert hash_module(first.module) == hash_module(again.module)
     assert first.curves == again.curves
-    assert first.curves["step"][-1] == 4
-    assert first.curves["loss"][-1] < first.curves["loss"][0]
+    assert first.curves["step"][-1] == 8
+    assert first.curves["loss"][-1] < 0.8 * first.curves["loss"][0]
     assert first.curves["loss"][0] == pytest.approx(first.curves["contrastive"][0] + first.curves["orientation"][0])
     back = load_model(tmp_path / "model0")
     assert hash_module(back.module) == hash_module(first.module)

@@ -29,7 +29,7 @@ SMALL = Instances(
     model=Tanh(widths=(12, 8)),
     fit=Fit(epochs=4, batch_size=32),
     instances=3,
-    images=120,
+    judged_images=120,
     comparing=Comparing(permutations=19, neighbours=5),
     sae=TopK(d_sae=20, k=3),
     training=Training(epochs=4, batch_size=256),
@@ -98,7 +98,7 @@ def test_state_dicts_take_the_place_of_training(tmp_path: Path):
         module = SMALL.model.build((1, 8, 8), 10, torch.Generator().manual_seed(seed))
         paths.append(tmp_path / f"{seed}.safetensors")
         save_file(module.state_dict(), paths[-1])
-    config = replace(SMALL, states=tuple(paths), images=64, dictionaries=False, attention=False)
+    config = replace(SMALL, states=tuple(paths), judged_images=64, dictionaries=False, attention=False)
     run = execute("instances", config, out=tmp_path / "run")
     assert not [role for role in run.artifacts if role.startswith("model")]
     assert run.metrics["model/test_accuracy"] < 0.4, "they were never trained"
@@ -112,7 +112,7 @@ def test_state_dicts_take_the_place_of_training(tmp_path: Path):
         ({"states": (Path("a"),)}, "nothing to compare with 1 instance"),
         ({"layers": ("tanh0",)}, "1 layers, 2 names"),
         ({"names": ("a", "a")}, "two layers have one name"),
-        ({"images": 5}, "at least 32"),
+        ({"judged_images": 5}, "at least 32"),
         ({"dictionaries": False}, "switch dictionaries on, or attention off"),
     ],
 )

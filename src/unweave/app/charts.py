@@ -14,6 +14,7 @@ CLASS_COLOURS = (
 )  # fmt: skip
 _SCALE = ("#3b4cc0", "#6f92f3", "#aac7fd", "#f7b89c", "#e7745b", "#b40426")
 _LEAST_RATE = 1e-5
+_ON_TOP = {"color": "#fff", "backgroundColor": "#1f3347", "padding": [3, 5], "borderRadius": 3}
 
 
 def _axis(name: str, **more: Any) -> Options:
@@ -34,7 +35,7 @@ def _base(x: Options, y: Options, *, title: str = "", left: int = 56) -> Options
         "animation": False,
         "backgroundColor": "transparent",
         "title": {"text": title, "left": 0, "textStyle": {"fontSize": 13, "color": INK, "fontWeight": "normal"}},
-        "grid": {"left": left, "right": 16, "top": 34 if title else 14, "bottom": 46},
+        "grid": {"left": left, "right": 16, "top": 40 if title else 14, "bottom": 46},
         "xAxis": x,
         "yAxis": y,
         "aria": {"enabled": True},
@@ -158,7 +159,10 @@ def map_of_latents(
         "type": "scatter",
         "symbolSize": 9 if len(latent) < 1500 else 5,
         "itemStyle": {"opacity": 0.85},
-        "emphasis": {"itemStyle": {"borderColor": "#000", "borderWidth": 1.5}},
+        "emphasis": {
+            "itemStyle": {"borderColor": INK, "borderWidth": 1.5, "opacity": 1},
+            "label": {**_ON_TOP, "show": True, "formatter": "latent {b}", "position": "top"},
+        },
         "progressive": 0,  # all at once: in parts they would come over seconds
     }
     if class_names:
@@ -171,12 +175,16 @@ def map_of_latents(
             }
             for number, class_name in enumerate(class_names)
         ]
-        options["legend"] = {"type": "scroll", "bottom": 0, "textStyle": {"color": INK}, "pageIconColor": INK}
+        options["legend"] = {
+            "type": "scroll", "bottom": 0, "itemWidth": 10, "itemGap": 14, "textStyle": {"color": INK},
+            "pageIconColor": INK, "pageTextStyle": {"color": INK},
+        }  # fmt: skip
     else:
         options["series"] = [{**look, "name": label, "data": points}]
         options["visualMap"] = _colours(shown, label, log=log)
-    frame = f'<img src="{picture}" width="132" style="display:block;min-height:40px">' if picture else ""
-    options["tooltip"] = {"formatter": f"latent {{b}}{frame}", "padding": 6, "enterable": False}
+    # A template may name the point only once, so the picture stands here and the number beside the point.
+    frame = f'<img src="{picture}" alt="" width="132" style="display:block;min-height:40px">' if picture else ""
+    options["tooltip"] = {"formatter": frame or "latent {b}", "padding": 6, "enterable": False}
     return options
 
 

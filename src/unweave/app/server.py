@@ -1,9 +1,10 @@
 """The server: pages and API of one library, behind its guard."""
 
+import contextlib
 import secrets
 import socket
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import uvicorn
@@ -28,7 +29,9 @@ from unweave.models.base import ModelConfig
 from unweave.recipes.base import FIGURES, RECIPES
 from unweave.report.page import REPORT
 
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared, not listened on
 _FIGURE_KINDS = (".png", ".svg")
+_LEAVE_SECONDS = 1  # that answers under way get when the server ends; open pages would hold it for ever
 _ROOMS = (home, overview, atlas, latent, steer, image, compare, study)
 
 
@@ -66,10 +69,17 @@ def build(library: Library) -> FastAPI:
 
     for one in _ROOMS:
         one.add(library)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # it looks at every object there is, deprecated ones too
+    with _unwarned():
         ui.run_with(app, title="Unweave", dark=None, favicon="🧶", reconnect_timeout=10, show_welcome_message=False)
     return app
+
+
+@contextlib.contextmanager
+def _unwarned() -> Iterator[None]:
+    """Quiet while NiceGUI looks at every object that there is, deprecated ones too."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _file(path: Path) -> Response:
@@ -87,7 +97,7 @@ def serve(
     data_dir: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serve run folders until interrupted.
+    """Serve run folders until interrupted, by Ctrl-C or a signal.
 
     Args:
         places: run folders, or folders of run folders.
@@ -107,14 +117,16 @@ def serve(
         token = secrets.token_urlsafe(18)
     guarded: ASGIApp = Guard(build(Library(shelf, data_dir)), token)
     listening = listen(host, port)
-    server = uvicorn.Server(uvicorn.Config(guarded, log_level="warning"))
-    name = f"[{host}]" if ":" in host else host
+    # No access log: addresses can hold the token.
+    config = uvicorn.Config(guarded, log_level="warning", access_log=False, timeout_graceful_shutdown=_LEAVE_SECONDS)
+    shown = socket.gethostname() if host in _EVERYWHERE else host
+    name = f"[{shown}]" if ":" in shown else shown
     query = f"/?token={token}" if token else "/"
     say(f"Unweave shows {len(shelf.entries())} folders at http://{name}:{listening.getsockname()[1]}{query}")
     if token and host not in LOOPBACK:
         say("Whoever has this link can read the runs, write notes and steer; it is not encrypted on its way.")
-    with silenced():  # of stages that pages call
-        server.run(sockets=[listening])
+    with silenced(), _unwarned(), contextlib.suppress(KeyboardInterrupt):  # pages call stages that show progress
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -11,6 +11,7 @@ import re
 import typing
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, TypeVar
 
 import tyro
@@ -20,6 +21,7 @@ from unweave.core.registry import Component
 from unweave.models.trained import Trained
 
 T = TypeVar("T")
+_WIDTH = 110
 
 
 def parse(form: Any, default: T, arguments: Sequence[str], *, program: str, description: str) -> T:
@@ -161,10 +163,12 @@ def _with(config: Any, /, **changes: Any) -> Any:
 
 def _choices(config: Any) -> str:
     lines = [
-        f"\n--{name} NAME chooses another: {', '.join(family.registry.members())}."
+        f"--{name} NAME chooses another: {', '.join(family.registry.members())}."
         for name, family in _components(config).items()
     ]
-    return "\n" + "".join(lines) if lines else ""
+    # Paragraphs of their own, for tyro joins lines again.
+    parts = [part for line in lines for part in wrap(line, _WIDTH, break_on_hyphens=False)]
+    return "".join(f"\n\n{part}" for part in parts)
 
 
 def taken(arguments: list[str], flag: str) -> str | None:

@@ -14,7 +14,6 @@ from unweave.core.errors import StoreError
 from unweave.core.hashing import hash_tensor
 from unweave.train.trainer import Trainer
 
-
 CHECKPOINT = ".checkpoint.safetensors"
 
 

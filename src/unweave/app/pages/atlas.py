@@ -17,7 +17,8 @@ from unweave.app.pages.frame import address, card, chart, room, state_of
 from unweave.app.schema import LatentRow, MapPoints
 from unweave.app.views import latent_page, latent_picture
 
-_PAGE = 25
+_ROWS = (10, 25, 50, 100)
+_MAP_HEIGHT = "h-[560px]"
 _WORDS = {
     "class": "strongest class",
     "frequency": "share of rows",
@@ -28,7 +29,7 @@ _COLUMNS = {
     "latent": "latent",
     "status": "status",
     "rate": "fires on",
-    "importance": "importance",
+    "importance": "variance",
     "mutual_information": "bits",
     "q": "q",
     "top_class": "class",
@@ -58,11 +59,12 @@ class _View:
         offered = colourings(opened)
         state = state_of(
             request, color=offered[0], method=METHODS[0], sort="", desc=True, status="firing", cls="", q="", page=1,
-            low=0.0, high=1.0,
+            rows=25, low=0.0, high=1.0,
         )  # fmt: skip
         self.colour = state["color"] if state["color"] in offered else offered[0]
         self.method = state["method"] if state["method"] in METHODS else METHODS[0]
         self.page = max(1, state["page"])
+        self.size = state["rows"] if state["rows"] in _ROWS else 25
         self.query = Query(
             sort=state["sort"] if state["sort"] in opened.columns else "",
             descending=state["desc"],
@@ -84,7 +86,7 @@ class _View:
             self.run, "atlas", of=self.opened.role, color=self.colour, method=self.method, sort=query.sort,
             desc=int(query.descending), status=query.status or "any", cls=query.of_class, q=query.text,
             low=query.least_rate or None, high=query.most_rate if query.most_rate < 1 else None,
-            page=self.page if self.page > 1 else None,
+            page=self.page if self.page > 1 else None, rows=self.size if self.size != 25 else None,
         )  # fmt: skip
 
     async def build(self) -> None:
@@ -92,7 +94,9 @@ class _View:
         with ui.grid(columns="minmax(0,5fr) minmax(0,6fr)").classes("w-full gap-4 max-lg:grid-cols-1"):
             with card(classes="w-full lg:sticky lg:top-16 self-start"):
                 self.map_said = ui.label("").classes("text-sm opacity-70")
-                self.map_place = ui.element("div").classes("w-full")
+                self.map_place = ui.element("div").classes(f"w-full {_MAP_HEIGHT} flex items-center justify-center")
+                with self.map_place:
+                    ui.spinner(size="2em")
             with card():
                 self._table()
         await self.fill()
@@ -121,12 +125,12 @@ class _View:
                 ui.select(
                     classes, value=self.query.of_class, label="strongest class", on_change=self._set("of_class")
                 ).props("dense outlined").classes("min-w-32")
-            with ui.column().classes("gap-0"):
-                ui.label("fires on 10^a to 10^b of rows").classes("text-xs opacity-70")
+            with ui.column().classes("gap-0 px-2"):
                 low, high = (math.log10(max(1e-6, v)) for v in (self.query.least_rate, self.query.most_rate))
-                ui.range(min=-6, max=0, step=0.25, value={"min": max(-6.0, low), "max": high}).props(
-                    "dense label"
-                ).classes("w-44").on("change", lambda event: self._rates(event.args))
+                said = ui.label().classes("text-xs opacity-70")
+                rates = ui.range(min=-6, max=0, step=0.25, value={"min": max(-6.0, low), "max": high})
+                rates.props("dense").classes("w-48").on("change", lambda event: self._rates(event.args))
+                said.bind_text_from(rates, "value", _range_of_rates)
             ui.input("number, name or note", value=self.query.text, on_change=self._set("text")).props(
                 "dense outlined clearable debounce=300"
             ).classes("min-w-48")
@@ -146,8 +150,8 @@ class _View:
             if name in self.opened.columns
         ]
         columns.insert(0, {"name": "image", "label": "", "field": "image", "align": "left", "style": "width: 48px"})
-        self.table = ui.table(columns=columns, rows=[], row_key="latent", pagination={"rowsPerPage": _PAGE}).props(
-            'flat dense binary-state-sort :rows-per-page-options="[10, 25, 50, 100]"'
+        self.table = ui.table(columns=columns, rows=[], row_key="latent", pagination={"rowsPerPage": self.size}).props(
+            f'flat dense binary-state-sort :rows-per-page-options="{list(_ROWS)}"'
         )
         self.table.classes("w-full cursor-pointer")
         self.table.add_slot(
@@ -162,7 +166,6 @@ class _View:
         )
         self.table.on("request", self._request)
         self.table.on("rowClick", lambda event: ui.navigate.to(event.args[1]["link"]), [[], ["link"], None])
-        self.size = _PAGE
 
     async def fill(self) -> None:
         """The rows of the table's page."""
@@ -216,7 +219,7 @@ class _View:
                     picture=latent_picture(self.opened, "{b}"),
                     log=points.colouring in ("frequency", "importance"),
                 ),
-                "h-[560px]",
+                _MAP_HEIGHT,
             )
             plot.on_point_click(lambda event: self._open(event.name))
             plot.mark("map")
@@ -281,7 +284,7 @@ class _View:
 
     async def _request(self, event: events.GenericEventArguments) -> None:
         asked = event.args["pagination"]
-        self.page, self.size = int(asked["page"]), int(asked["rowsPerPage"]) or 100
+        self.page, self.size = int(asked["page"]), int(asked["rowsPerPage"])
         sort = asked.get("sortBy")
         sort = sort if sort in self.opened.columns else ""
         if (sort, bool(asked["descending"])) != (self.query.sort, self.query.descending):
@@ -293,6 +296,12 @@ class _View:
     async def _copy(self) -> None:
         ui.clipboard.write(f"{ui.context.client.request.base_url}".rstrip("/") + self.address())
         ui.notify("The address of this view is copied")
+
+
+def _range_of_rates(value: dict[str, float]) -> str:
+    """What the two handles mean, whose scale is the logarithm's."""
+    low = "0" if value["min"] <= -6 else f"{100 * 10 ** value['min']:.2g}"
+    return f"fires on {low} to {100 * 10 ** value['max']:.2g} % of rows"
 
 
 def _short(value: float | None) -> str:

@@ -28,6 +28,8 @@ THEMES = {"auto": None, "light": False, "dark": True}
 _THEME = "unweave_theme"
 _ICONS = {"auto": "brightness_auto", "light": "light_mode", "dark": "dark_mode"}
 _COLOURS = {State.COMPLETE: "positive", State.RUNNING: "info", State.ARTIFACTS: "positive"}
+# Links and buttons on a dark page: the colour of the light one has too little contrast there.
+_ON_DARK = ".body--dark { --q-primary: #5a9fd8 !important; --nicegui-link-color: #6eb0ea }"
 Page = Callable[[OpenRun, Request], Awaitable[None]]
 
 
@@ -77,6 +79,7 @@ def frame(request: Request, opened: OpenRun | None = None, room_name: str = "", 
     ui.dark_mode(THEMES.get(theme))
     ui.colors(primary="#2f6fab", accent="#d9822b", positive="#3f8f5f", info="#5b8bb5")
     ui.query("body").style("font-feature-settings: 'tnum'")
+    ui.add_css(_ON_DARK)
     run = opened.entry.slug if opened else ""
     ui.page_title(" · ".join(part for part in (title or ROOMS.get(room_name, ""), run, "Unweave") if part))
     with ui.header().classes("items-center gap-4 px-6 py-2").style("background: #1f3347"):

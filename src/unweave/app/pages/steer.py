@@ -277,11 +277,12 @@ class _Steer:
         self.near.clear()
         with self.near:
             for name, near in (("before", found.near_before), ("after", found.near_after)):
-                with ui.row().classes("items-center gap-2 no-wrap"):
-                    ui.label(name).classes("w-14 text-sm opacity-70")
-                    for one in near:
-                        said = f"image {one.example}, {one.label or ''}, cosine {one.cosine:.3f}"
-                        picture(one.image, 52, f"image {one.example}", title=said)
+                with ui.row().classes("w-full items-center gap-2 no-wrap"):
+                    ui.label(name).classes("w-14 shrink-0 text-sm opacity-70")
+                    with ui.row().classes("gap-2"):
+                        for one in near:
+                            said = f"image {one.example}, {one.label or ''}, cosine {one.cosine:.3f}"
+                            picture(one.image, 52, f"image {one.example}", title=said)
 
     def _draw_dose(self) -> None:
         self.dose.clear()

@@ -1,6 +1,7 @@
 """Blind rating studies of a run: how far they are, and what came of those that were scored."""
 
 import asyncio
+import shlex
 from urllib.parse import quote
 
 from fastapi import Request
@@ -19,13 +20,14 @@ def add(library: Library) -> None:
         found = await asyncio.to_thread(studies, opened)
         for one in found:
             _study(opened, one)
-        folder = opened.entry.folder
+        folder = shlex.quote(str(opened.entry.folder))
+        place = shlex.quote(f"{opened.entry.folder}/studies/NAME")
         with card("A new study", "People rate grids of images without knowing which dictionary they come from"):
             ui.label("Draw latents and seal their key, serve the grids to raters, then score:")
             ui.code(
                 f"unweave study new {folder} --conditions sae,neurons,pca,random --raters 3\n"
-                f"unweave study serve {folder}/studies/NAME\n"
-                f"unweave study score {folder}/studies/NAME",
+                f"unweave study serve {place}\n"
+                f"unweave study score {place}",
                 language="bash",
             ).classes("w-full")
             if not opened.atlases:

@@ -90,8 +90,8 @@ def _of_the_dictionary(run: Run, material: Material) -> list[list[str]]:
     run.record({"published/start_error": missed, "published/start_l0": active, "published/reach": reach})
     run.findings.append(
         f"The published dictionary starts {missed:.0f} row lengths from what it should reconstruct, and its {steps:,} "
-        f"steps of {_RATE:g} can move a weight of size 1 by about {reach:.2f}: the directions of what was rated as sparse "
-        f"features were drawn at random and stayed so (cosine with the start about {least:.3f} or more). What "
+        f"steps of {_RATE:g} can move a weight of size 1 by about {reach:.2f}: the directions of what was rated as "
+        f"sparse features were drawn at random and stayed so (cosine with the start about {least:.3f} or more). What "
         "training does change is how many of them fire."
     )
     return [

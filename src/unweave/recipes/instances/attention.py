@@ -113,7 +113,7 @@ def attention(config: Instances, run: Run, material: Material, latents: Latents)
 
 def _all_maps(config: Instances, run: Run, material: Material, latents: Latents) -> dict[str, Maps]:
     """Signed maps of units and of live latents, of trained and of untrained networks, all instances together."""
-    pixels = material.test.pixels(torch.arange(config.images)).float() / 255
+    pixels = material.test.pixels(torch.arange(config.judged_images)).float() / 255
     deviation = pixels.std(0).double().numpy()
     found: dict[str, list[np.ndarray]] = {}
     kinds = (("", "trained", "dictionary"), ("untrained ", "untrained", "untrained"))
@@ -181,8 +181,8 @@ def _tell(
     run.section(
         "What do they look at?",
         f"The mean gradient of each unit and latent of {config.names[0]} with respect to the image, times each pixel's "
-        f"standard deviation, over {config.images:,} test images: which pixels move it. The smallest set of pixels "
-        "with half of that mass may be one place, or many.",
+        f"standard deviation, over {config.judged_images:,} test images: which pixels move it. The smallest set of "
+        "pixels with half of that mass may be one place, or many.",
     )
     generator = numpy_generator(run.seed, "maps shown")
     shown: dict[str, Maps] = {}

@@ -43,7 +43,7 @@ def compare_layers(config: Instances, run: Run, material: Material) -> dict[str,
 
 
 def _first(config: Instances, material: Material, layer: str, network: str, condition: str) -> Tensor:
-    return material.test_rows[layer, network, condition].rows(0, config.images)
+    return material.test_rows[layer, network, condition].rows(0, config.judged_images)
 
 
 def tell_published(config: Instances, run: Run, material: Material) -> None:
@@ -52,8 +52,8 @@ def tell_published(config: Instances, run: Run, material: Material) -> None:
     run.section(
         "What was published",
         "The notebook compares two networks image by image, and sorts each image's activations first, since units have "
-        f"no common order. Here the first two instances, on {config.images:,} test images. The same measure is taken "
-        "where nothing can be shared.",
+        f"no common order. Here the first two instances, on {config.judged_images:,} test images. The same measure is "
+        "taken where nothing can be shared.",
     )
     layers = {}
     published = _PUBLISHED if (config.data, config.model) == (Mnist(), Tanh()) else {}
@@ -69,8 +69,8 @@ def tell_published(config: Instances, run: Run, material: Material) -> None:
         note = "Mean ± deviation over images, one pair of networks."
         run.table(heads, rows, note=note, main=heads.index("as measured"))
     caption = (
-        f"Cosine of the sorted activations of networks {a} and {b}, image by image ({config.images:,} test images): as "
-        "measured, and under three nulls. Untrained: the same networks before training. Other examples: each image of "
+        f"Cosine of the sorted activations of networks {a} and {b}, image by image ({config.judged_images:,} test images): "
+        "as measured, and under three nulls. Untrained: the same networks before training. Other examples: each image of "
         "one network beside another image of the other. Noise: independent uniform draws over the range of each unit. "
         "What lies below 0.5 is counted in the first bin."
     )

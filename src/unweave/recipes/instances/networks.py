@@ -44,7 +44,7 @@ class Instances:
     "modules whose outputs are compared"
     names: tuple[str, ...] = ("fc0", "fc1")
     "what these layers are called in metrics and figures"
-    images: int = 1000
+    judged_images: int = 1000
     "test images, from the first on, on which layers are compared"
     comparing: Comparing = field(default_factory=Comparing)
     "permutations and neighbours of the comparison"
@@ -67,8 +67,9 @@ class Instances:
             raise InputError(f"each layer needs a name: {len(self.layers)} layers, {len(self.names)} names")
         if len(set(self.names)) < len(self.names):
             raise InputError(f"two layers have one name: {', '.join(self.names)}")
-        if self.images < 32 or self.dealings < 1:
-            raise InputError(f"images must be at least 32 and dealings at least 1, got {self.images}, {self.dealings}")
+        if self.judged_images < 32 or self.dealings < 1:
+            got = f"got {self.judged_images} and {self.dealings}"
+            raise InputError(f"judged_images must be at least 32 and dealings at least 1, {got}")
         if self.attention and not self.dictionaries:
             raise InputError("attention compares units with latents: switch dictionaries on, or attention off")
 
@@ -122,8 +123,8 @@ def prepare(config: Instances, run: Run) -> Material:
     """Train the networks, or read them, and capture their layers."""
     train_images = config.data.load("train", run.data_dir)
     test_images = config.data.load("test", run.data_dir)
-    if config.images > len(test_images):
-        raise InputError(f"images is {config.images:,}, but there are {len(test_images):,} test images")
+    if config.judged_images > len(test_images):
+        raise InputError(f"judged_images is {config.judged_images:,}, but there are {len(test_images):,} test images")
     resolve(config.model.build(train_images.shape, len(train_images.class_names), torch_generator(0)), config.layers)
     count = len(config.states) or config.instances
     networks = []
