@@ -9,11 +9,11 @@ from typing import Literal, get_args
 import torch
 import tyro
 
-from benchmarks import ablation, analysis, machine, quality, reading, steps
+from benchmarks import ablation, analysis, app, machine, quality, rating, reading, steps
 from benchmarks.peers.protocol import OURS, drivers
 from unweave.core.progress import silenced
 
-Name = Literal["steps", "steps-tuned", "quality", "analysis", "ablation", "reading"]
+Name = Literal["steps", "steps-tuned", "quality", "analysis", "ablation", "reading", "app", "rating"]
 NAMES: tuple[Name, ...] = get_args(Name)
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,6 +59,11 @@ def _measure(name: Name, options: Options) -> list[dict[str, object]]:
         return ablation.measure(ablation.Plan(n=20_000, rounds=3, threads=(1,)) if quick else ablation.Plan())
     if name == "reading":
         return reading.measure(reading.Plan(gib=0.5, rounds=2) if quick else reading.Plan(), scratch=scratch)
+    if name == "app":
+        small_app = app.Plan(d_sae=1024, rows=4000, latents=10, rounds=3)
+        return app.measure(small_app if quick else app.Plan(), scratch=scratch)
+    if name == "rating":
+        return rating.measure(rating.Plan(raters=10, seconds=8) if quick else rating.Plan(), scratch=scratch)
     sides = drivers(options.only)
     if OURS not in {side.name for side in sides}:
         raise SystemExit("there is nothing to compare with: Unweave is driven with greenlet (pip install greenlet)")

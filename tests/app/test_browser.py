@@ -3,15 +3,23 @@
 import json
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from browsing import Served, Visitor
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
+
+from unweave.core.runtime import Runtime
+from unweave.dictionaries.topk import TopK
+from unweave.recipes.base import Run, carry_out
+from unweave.store.rows import TensorRows
+from unweave.train import Training, train
 
 ROOMS = ("", "/atlas", "/latent/{firing}", "/steer", "/image", "/compare", "/study")
 WAIT = 30_000
@@ -129,6 +137,7 @@ def test_every_page_without_a_fault(
         expect(page.locator("body.body--dark")).to_have_count(int(theme == "dark"))
         for wide, high in ((1366, 768), (1024, 768)):
             page.set_viewport_size({"width": wide, "height": high})
+            page.wait_for_timeout(150)  # charts follow the window's width
             assert overflow(page) <= 0, f"{address} at {wide}"
         assert page.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).length") == 0
         assert not seen.faults, address
@@ -313,7 +322,8 @@ def test_two_visitors_do_not_move_each_other(visitor: Callable[..., Visitor], ru
     one, other = visitor().page, visitor(color_scheme="dark").page
     one.goto(f"{run}/steer?edits={firing}:set:0&example=3")
     other.goto(f"{run}/steer?edits={firing}:set:0&example=3")
-    assert drawn(one) == (still := drawn(other))
+    still = drawn(one)
+    assert drawn(other) == still
     press(one, firing, "ArrowRight", 20)
     expect(one.locator("img.after")).not_to_have_attribute("src", still)
     assert drawn(other) == still
@@ -330,3 +340,85 @@ def test_names_are_text(page: Page, run: str, class_names: tuple[str, ...]) -> N
         expect(page.get_by_role("option", name=name, exact=True)).to_be_visible()
     assert page.locator("body b, body i:not(.q-icon), body [onload]").count() == 0
     assert page.evaluate("[...document.scripts].filter(one => one.text == 'alert(1)').length") == 0
+
+
+class Held(TensorRows):
+    """Rows of which each batch waits until it is let go."""
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        super().__init__(rows)
+        self.gate = threading.Semaphore(0)
+
+    def batches(self, *given: Any, **named: Any) -> Iterator[torch.Tensor]:
+        for batch in super().batches(*given, **named):
+            self.gate.acquire()
+            yield batch
+
+    def let(self, batches: int) -> None:
+        self.gate.release(batches)
+
+
+def points(page: Page) -> int:
+    """Points of the first curve that is drawn."""
+    return page.evaluate(
+        """() => {
+          const holder = document.querySelector('.nicegui-echart');
+          const chart = holder && getElement(Number(holder.id.slice(1)))?.chart;
+          return chart?.getOption()?.series?.[0]?.data.length ?? 0;
+        }"""
+    )
+
+
+def wait_for_points(page: Page, most: int) -> int:
+    """How many there are once there are more than `most`."""
+    for _ in range(100):
+        if (found := points(page)) > most:
+            return found
+        page.wait_for_timeout(100)
+    raise AssertionError(f"no more than {most} points came")
+
+
+def test_a_run_under_way_grows_and_ends_by_itself(page: Page, server: Served, place: Path) -> None:
+    rows, steps = Held(torch.randn(400, 8, generator=torch.Generator().manual_seed(0))), 200
+    run = Run(place / "under-way", seed=0, runtime=Runtime(checkpoint_seconds=0.0))
+
+    def work(run: Run) -> None:
+        training = Training(epochs=steps // 10, batch_size=40)
+        train(rows, TopK(d_sae=16, k=2), training, out=run.place("sae"), runtime=run.runtime)
+        run.findings.append("It has ended.")
+
+    thread = threading.Thread(target=carry_out, args=(run, {"recipe": "held", "config": {}, "seed": 0}, work))
+    thread.start()
+    try:
+        while not (run.folder / "run.json").exists():
+            page.wait_for_timeout(20)
+        page.goto(f"{server.address}/run/under-way")
+        expect(page.get_by_text("This run has not ended")).to_be_visible()
+        rows.let(40)
+        few = wait_for_points(page, 1)
+        rows.let(100)
+        assert wait_for_points(page, few) <= steps
+        expect(page.get_by_text("running", exact=True)).to_be_visible()
+    finally:
+        rows.let(steps)
+        thread.join()
+    expect(page.get_by_text("It has ended.")).to_be_visible(timeout=WAIT)
+    expect(page.get_by_text("complete", exact=True)).to_be_visible()
+    assert wait_for_points(page, 1) > few
+
+
+def test_a_page_survives_the_server(browser: Browser, server: Served, place: Path, run: str) -> None:
+    visitor = Visitor(browser)
+    page = visitor.open(f"{run}/atlas?method=pca&color=frequency")
+    settled(page)
+    server.end(9)
+    expect(page.get_by_text("Trying to reconnect")).to_be_visible(timeout=WAIT)
+    again = serve(place, int(server.port))
+    try:
+        expect(page.get_by_text("Trying to reconnect")).to_be_hidden(timeout=WAIT)
+        expect(rows(page).first).to_be_visible(timeout=WAIT)
+        choose(page, "colour", "class")
+        page.wait_for_url(re.compile("color=class"))
+    finally:
+        visitor.close()
+        again.end()

@@ -127,7 +127,8 @@ def test_a_users_own_images_from_a_relative_folder(cli: Callable, pictures: Path
     assert said["config"]["data"] == {
         "kind": "image-folder", "size": 6, "channels": 1, "test_share": 0.5, "on_broken": "error",
     }  # fmt: skip
-    assert "data/pictures" not in json.dumps(said), "where the data lie is no part of a run"
+    assert "data/pictures" not in json.dumps(said["config"]), "where the data lie is no part of what was asked"
+    assert said["data_dir"] == str(Path("data/pictures").absolute()), "but whoever looks at the run finds them"
     assert Activations("run/artifacts/activations@train").class_names == ["dark", "light"]
     assert "light" in Path("run/report.html").read_text()
     (pictures / "dark" / "0.png").write_bytes(b"no image")

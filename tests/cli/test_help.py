@@ -109,7 +109,7 @@ def test_a_recipes_help_explains_every_field_and_shows_the_presets_values(
 )
 def test_every_choice_is_named(cli: Callable, line: str, family: Any) -> None:
     flag = {DictionaryConfig: "--sae", ModelConfig: "--model", DatasetConfig: "--data"}[family]
-    said = cli(f"{line} --help").out
+    said = " ".join(cli(f"{line} --help").out.split())
     assert re.search(rf"{flag} NAME [^:]*: {', '.join(family.registry.members())}\.", said)
 
 

@@ -262,8 +262,10 @@ def before_and_after(
     return options
 
 
-def doses(values: Sequence[float], lines: Mapping[str, Sequence[float]], *, percent: bool) -> Options:
-    """The model's answer over the values that a latent is set to: probabilities, or logits."""
+def doses(
+    values: Sequence[float], lines: Mapping[str, Sequence[float]], *, percent: bool, at: float | None = None
+) -> Options:
+    """The model's answer over the values that a latent is set to: probabilities, or logits; `at` is its value now."""
     scale = 100 if percent else 1
     options = curves(
         values, {name: [scale * y for y in line] for name, line in lines.items()}, title="", x_name="value"
@@ -271,6 +273,14 @@ def doses(values: Sequence[float], lines: Mapping[str, Sequence[float]], *, perc
     for number, series in enumerate(options["series"]):
         series["color"] = CLASS_COLOURS[number % len(CLASS_COLOURS)]
         series["showSymbol"] = False
+    if options["series"]:
+        options["series"][0]["markLine"] = {
+            "symbol": "none",
+            "silent": True,
+            "label": {"show": False},
+            "lineStyle": {"color": INK, "type": "dashed"},
+            "data": [] if at is None else [{"xAxis": at}],
+        }
     limits = {"min": 0, "max": 100} if percent else {"scale": True}
     options["yAxis"] = _axis("probability, %" if percent else "logit", type="value", nameGap=34, **limits)
     options["legend"] = {"top": 0, "type": "scroll", "textStyle": {"color": INK}, "itemHeight": 8}

@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -192,6 +193,21 @@ def needs_decoder(opened: OpenAtlas) -> bool:
     config = opened.activations.manifest.config
     one_each = opened.activations.n == opened.activations.manifest.details.get("examples", opened.activations.n)
     return opened.decoder is None and one_each and config["rows"] == "flatten" and config["side"] == "output"
+
+
+def seconds_to_draw(opened: OpenAtlas) -> float:
+    """About how long `learn_to_draw` will take: the model's own passes over its training images.
+
+    Raises:
+        InputError: the run lacks its model or images.
+    """
+    images = opened.training_images
+    few = images.pixels(torch.arange(min(_FIT.batch_size, len(images)))).float() / 255
+    opened.network.source(few[:1], "")  # the first pass makes ready what later ones find
+    started = time.monotonic()
+    with opened.network.lock, torch.no_grad():
+        opened.network.model(few.to(next(iter(opened.network.model.parameters())).device))
+    return (time.monotonic() - started) * _FIT.epochs * len(images) / len(few)
 
 
 def decoder_folder(opened: OpenAtlas) -> Path:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_LISTED = 20
+
 
 class InputError(ValueError):
     """Something the user gave is wrong; the message says what, where, and what to do.
@@ -23,5 +25,5 @@ def did_you_mean(name: str, choices: Iterable[str], *, most: int = 3) -> str:
     close = get_close_matches(name, known, n=most, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(repr(match) for match in close) + "?"
-    shown = ", ".join(known[:12])
-    return f"choose from: {shown}" + (f" and {len(known) - 12} more" if len(known) > 12 else "")
+    shown = ", ".join(known[:_LISTED])
+    return f"choose from: {shown}" + (f" and {len(known) - _LISTED} more" if len(known) > _LISTED else "")

@@ -37,7 +37,7 @@ def study_of_run(
         InputError: the run has no such condition, a condition too few latents, or `out` holds something else.
     """
     studying = studying or Studying()
-    found = [_candidates(name, atlas) for name, atlas in atlases(folder, conditions).items()]
+    found = [candidates(name, atlas) for name, atlas in atlases(folder, conditions).items()]
     identity = study_identity({one.condition: one.source for one in found}, studying, seed)
     return make_study(found, studying, seed=seed, out=out or folder / STUDIES / f"rating-{identity.id[:8]}")
 
@@ -60,7 +60,7 @@ def atlases(folder: Path, conditions: Sequence[str]) -> dict[str, Atlas]:
     return {name: Atlas(folder / artifacts[roles[name]]) for name in conditions}
 
 
-def _candidates(name: str, atlas: Atlas) -> Candidates:
+def candidates(name: str, atlas: Atlas) -> Candidates:
     """All latents of an atlas, with what the drawing asks about them."""
 
     def pictures(latent: int) -> UInt8[np.ndarray, "k c h w"]:

@@ -36,6 +36,7 @@ _COLUMNS = {
     "top_class_share": "its share",
     "average_precision": "precision",
 }
+_STATUSES = {"any": "", **{name: name for name in ("firing", "live", "dense", "rare", "dead")}}  # in an address
 _TEXT = {"status", "top_class"}
 
 
@@ -68,7 +69,7 @@ class _View:
         self.query = Query(
             sort=state["sort"] if state["sort"] in opened.columns else "",
             descending=state["desc"],
-            status=state["status"] if state["status"] in ("", "firing", "live", "dense", "rare", "dead") else "firing",
+            status=_STATUSES.get(state["status"], "firing"),
             of_class=state["cls"] if state["cls"] in opened.class_names else "",
             least_rate=state["low"] if 0 <= state["low"] <= 1 else 0.0,
             most_rate=state["high"] if 0 <= state["high"] <= 1 else 1.0,
@@ -91,7 +92,7 @@ class _View:
 
     async def build(self) -> None:
         self._controls()
-        with ui.grid(columns="minmax(0,5fr) minmax(0,6fr)").classes("w-full gap-4 max-lg:grid-cols-1"):
+        with ui.grid(columns="minmax(0,2fr) minmax(0,3fr)").classes("w-full gap-4 max-lg:grid-cols-1"):
             with card(classes="w-full lg:sticky lg:top-16 self-start"):
                 self.map_said = ui.label("").classes("text-sm opacity-70")
                 self.map_place = ui.element("div").classes(f"w-full {_MAP_HEIGHT} flex items-center justify-center")
@@ -116,10 +117,12 @@ class _View:
             ui.select(list(METHODS), value=self.method, label="map", on_change=self._method).props(
                 "dense outlined"
             ).classes("min-w-24")
-            statuses = {"": "any", "firing": "firing", "live": "live", "dense": "dense", "rare": "rare", "dead": "dead"}
-            ui.select(statuses, value=self.query.status, label="status", on_change=self._set("status")).props(
-                "dense outlined"
-            ).classes("min-w-28")
+            ui.select(
+                {own: said for said, own in _STATUSES.items()},
+                value=self.query.status,
+                label="status",
+                on_change=self._set("status"),
+            ).props("dense outlined").classes("min-w-28")
             if opened.class_names:
                 classes = {"": "any", **{name: name for name in opened.class_names}}
                 ui.select(

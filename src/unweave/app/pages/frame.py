@@ -161,6 +161,13 @@ def chart(options: Mapping[str, Any], height: str = "h-64", **more: Any) -> ui.e
     return ui.echart(dict(options), **more).classes(f"w-full {height}")
 
 
+def redraw(plot: ui.echart, options: Mapping[str, Any]) -> None:
+    """Change what a chart shows; one that is made anew would flicker."""
+    plot.options.clear()
+    plot.options.update(options)
+    plot.update()
+
+
 def picture(source: str, side: int, alt: str, *, title: str = "", classes: str = "") -> ui.element:
     """A small picture in a square, its pixels sharp."""
     drawn = (

@@ -92,7 +92,9 @@ class _Latent:
             ui.link("Atlas", address(self.run, "atlas", of=self.opened.role))
             if detail.count:
                 steer = address(self.run, "steer", of=self.opened.role, latent=self.latent)
-                ui.link("Steer it", steer).classes("px-3 py-1 rounded text-white no-underline bg-[#2f6fab]").mark("steer")
+                ui.link("Steer it", steer).classes("px-3 py-1 rounded text-white no-underline bg-[#2f6fab]").mark(
+                    "steer"
+                )
 
     def _address(self, latent: int) -> str:
         return address(self.run, "latent", latent, of=self.opened.role)

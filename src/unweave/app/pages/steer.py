@@ -10,12 +10,14 @@ from nicegui import events, ui
 
 from unweave.app import charts
 from unweave.app.opened import Library, OpenAtlas, OpenRun
-from unweave.app.pages.frame import address, card, chart, heading, later, picture, room, state_of
-from unweave.app.schema import DoseCurve, EditOrder, Steered, SteerOrder
-from unweave.app.steering import dose_curve, learn_to_draw, needs_decoder, reach, start_of, steer_by
+from unweave.app.pages.frame import address, card, chart, heading, later, picture, redraw, room, state_of
+from unweave.app.schema import ClassAnswer, DoseCurve, EditOrder, Steered, SteerOrder
+from unweave.app.steering import dose_curve, learn_to_draw, needs_decoder, reach, seconds_to_draw, start_of, steer_by
 from unweave.core.errors import InputError
 
 _OPS = {"set": "set to", "add": "add", "ablate": "ablate"}
+_AT_ONCE_SECONDS = 30.0
+_NOTHING = 1e-4  # of a logit: below it is rounding
 
 
 def add(library: Library) -> None:
@@ -51,7 +53,10 @@ class _Steer:
         self.of_class: str | None = state["cls"] or None
         self.wanted = latent
         self.scale = "probabilities"
-        self.curve: DoseCurve | None = None
+        self.touched: _Edit | None = None
+        self.curve: tuple[object, DoseCurve] | None = None
+        self.plots: dict[str, ui.echart] = {}
+        self.drawn: dict[str, ui.element] = {}
         self.again = False
         self.busy = False
 
@@ -82,7 +87,8 @@ class _Steer:
                         ui.button("Start over", on_click=self._reset).props("dense flat no-caps")
                     heading("", "Most active here")
                     self.active = ui.row().classes("gap-2")
-                with card("Dose–response", "The model's answer while one latent is set to each value"):
+                with card("Dose–response", "The model's answer while the latent moved last is set to each value"):
+                    self.dose_said = ui.label("").classes("text-sm opacity-80")
                     self.dose = ui.column().classes("w-full")
             with ui.column().classes("gap-4 w-full"):
                 with card("Picture", "Of the row before and after, by the pixel decoder"):
@@ -92,11 +98,13 @@ class _Steer:
                         "dense no-caps flat toggle-color=primary"
                     )
                     self.answers = ui.column().classes("w-full")
+                    self.moved = ui.label("").classes("text-sm opacity-80 whitespace-pre-line")
                 with card("Closest images", "By the cosine of their row with the moved one"):
                     self.near = ui.column().classes("w-full gap-1")
         self._draw_sliders()
         self._draw(found)
-        self._draw_dose()
+        self._draw_active(found)
+        ui.timer(0.01, self._draw_dose, once=True)
 
     def _sources(self) -> None:
         names = self.opened.class_names
@@ -119,7 +127,7 @@ class _Steer:
             return
         self.example, self.of_class = None if example is None else int(example), of_class
         await self._move()
-        self._draw_dose()
+        self._draw_active(self.now)
 
     def _draw_sliders(self) -> None:
         self.sliders.clear()
@@ -153,11 +161,11 @@ class _Steer:
         slider.on_value_change(partial(self._value, edit))
 
     async def _value(self, edit: _Edit, event: events.ValueChangeEventArguments[Any]) -> None:
-        edit.value = float(event.value)
+        edit.value, self.touched = float(event.value), edit
         await self._move()
 
     async def _operation(self, edit: _Edit, event: events.ValueChangeEventArguments[Any]) -> None:
-        edit.op = event.value
+        edit.op, self.touched = event.value, edit
         edit.value = 0.0 if edit.op == "add" else edit.value
         self._draw_sliders()
         await self._move()
@@ -176,16 +184,15 @@ class _Steer:
             ui.notify(str(error), type="negative")
             return
         if all(edit.latent != chosen for edit in self.edits):
-            self.edits.append(_Edit(chosen, "set", reach(self.opened, chosen) if value is None else value))
+            self.touched = _Edit(chosen, "set", reach(self.opened, chosen) if value is None else value)
+            self.edits.append(self.touched)
             self._draw_sliders()
             await self._move()
-            self._draw_dose()
 
     async def _reset(self) -> None:
         self.edits = []
         self._draw_sliders()
         await self._move()
-        self._draw_dose()
 
     async def _move(self) -> None:
         """Compute and draw; while that is under way, only the last of further moves counts."""
@@ -198,6 +205,8 @@ class _Steer:
                 self.again = False
                 found = await asyncio.to_thread(steer_by, self.opened, self.order())
                 self._draw(found)
+                if not self.again:
+                    await self._draw_dose()
         except InputError as error:
             ui.notify(str(error), type="negative")
         finally:
@@ -215,6 +224,8 @@ class _Steer:
         self._draw_pictures(found)
         self._draw_answers(found)
         self._draw_near(found)
+
+    def _draw_active(self, found: Steered) -> None:
         self.active.clear()
         with self.active:
             for one in found.active[:12]:
@@ -222,52 +233,71 @@ class _Steer:
                     f"{one.name or one.latent} {one.value:.3g}", on_click=partial(self._more, one.latent, one.value)
                 ).props("dense outline no-caps size=sm")
 
-    def _draw_answers(self, found: Steered) -> None:
-        self.answers.clear()
-        with self.answers:
-            if found.answers:
-                most = sorted(found.answers, key=lambda one: -max(one.before, one.after))[:12]
-                order = [one for one in found.answers if one in most]
-                if self.scale == "logits":
-                    names, before, after = zip(
-                        *((one.name, one.logit_before, one.logit_after) for one in order), strict=True
-                    )
-                else:
-                    names, before, after = zip(*((one.name, one.before, one.after) for one in order), strict=True)
-                options = charts.before_and_after(names, before, after, percent=self.scale != "logits")
-                chart(options, f"h-[{90 + 24 * len(order)}px]")
-                most_moved = max(found.answers, key=lambda one: abs(one.logit_after - one.logit_before))
-                change = most_moved.logit_after - most_moved.logit_before
-                ui.label(f"The logit of {most_moved.name} moves most, by {change:+.3g}.").classes("text-sm opacity-80")
-            else:
-                ui.label("The model gives no choice between the classes.").classes("opacity-70")
-            ui.label(f"The row moved by {100 * found.moved:.1f} % of its length.").classes("text-sm opacity-80")
+    def _plot(self, place: ui.element, name: str, options: charts.Options, height: str) -> None:
+        """Draw a chart, or change the one that is there."""
+        if name in self.plots:
+            redraw(self.plots[name], options)
+            return
+        place.clear()
+        with place:
+            self.plots[name] = chart(options, height)
 
-    def _scale(self, event: events.ValueChangeEventArguments[Any]) -> None:
+    def _draw_answers(self, found: Steered) -> None:
+        said = [f"The row moved by {100 * found.moved:.1f} % of its length."]
+        if found.answers:
+            most = sorted(found.answers, key=lambda one: -max(one.before, one.after))[:12]
+            names, *values = zip(*(_bars(one, self.scale) for one in found.answers if one in most), strict=True)
+            options = charts.before_and_after(names, *values, percent=self.scale != "logits")
+            self._plot(self.answers, "answers", options, f"h-[{90 + 24 * len(names)}px]")
+            moved = max(found.answers, key=lambda one: abs(one.logit_after - one.logit_before))
+            change = moved.logit_after - moved.logit_before
+            if abs(change) > _NOTHING:
+                said.insert(0, f"The logit of {moved.name} moves most, by {change:+.3g}.")
+        else:
+            said.insert(0, "The model gives no choice between the classes.")
+        self.moved.set_text("\n".join(said))
+
+    async def _scale(self, event: events.ValueChangeEventArguments[Any]) -> None:
         self.scale = event.value
         self._draw_answers(self.now)
-        if self.curve is not None:
-            self.dose.clear()
-            with self.dose:
-                self._draw_curve(self.curve)
+        await self._draw_dose()
 
     def _draw_pictures(self, found: Steered) -> None:
+        sources = {"before": found.picture_before or "", "after": found.picture_after or ""}
+        if self.drawn and all(sources.values()):
+            for name, source in sources.items():
+                self.drawn[name].props["src"] = source
+            return
         self.pictures.clear()
         with self.pictures:
-            if found.picture_before is None:
-                if needs_decoder(self.opened):
-                    later(
-                        partial(learn_to_draw, self.opened),
-                        self._can_draw,
-                        "Learning to draw this layer (once, seconds)",
-                    )
-                else:
-                    ui.label("Rows of this layer cannot be drawn; see the closest images.").classes("opacity-70")
-                return
-            for name, source in (("before", found.picture_before), ("after", found.picture_after)):
-                with ui.column().classes("gap-0 items-center"):
-                    picture(source or "", 200, name, classes=name)
-                    ui.label(name).classes("text-sm opacity-70")
+            if all(sources.values()):
+                for name, source in sources.items():
+                    with ui.column().classes("gap-0 items-center"):
+                        self.drawn[name] = picture(source, 200, name, classes=name)
+                        ui.label(name).classes("text-sm opacity-70")
+            elif needs_decoder(self.opened):
+                later(partial(seconds_to_draw, self.opened), self._offer_to_draw, "Looking at the layer")
+            else:
+                ui.label("Rows of this layer cannot be drawn; see the closest images.").classes("opacity-70")
+
+    def _offer_to_draw(self, seconds: float) -> None:
+        """Learn at once where that takes moments, else when asked to."""
+        place = ui.column()
+
+        def learn() -> None:
+            place.clear()
+            with place:
+                waiting = f"Learning to draw this layer (once, about {max(1, round(seconds))} s)"
+                later(partial(learn_to_draw, self.opened), self._can_draw, waiting)
+
+        if seconds <= _AT_ONCE_SECONDS:
+            learn()
+            return
+        with place:
+            ui.label("There is no pixel decoder of this layer yet; the closest images below show what a move does.")
+            ui.button(f"Learn to draw it (about {round(seconds / 60) or 1} min)", on_click=learn).props(
+                "dense outline no-caps"
+            )
 
     def _can_draw(self, _: None) -> None:
         with self.root:  # where no drawing clears it away
@@ -284,26 +314,37 @@ class _Steer:
                             said = f"image {one.example}, {one.label or ''}, cosine {one.cosine:.3f}"
                             picture(one.image, 52, f"image {one.example}", title=said)
 
-    def _draw_dose(self) -> None:
-        self.dose.clear()
-        with self.dose:
-            if not self.edits:
-                ui.label("Add a latent to see its curve.").classes("opacity-70")
+    async def _draw_dose(self) -> None:
+        """The curve of the latent that was moved last, with its value now."""
+        if not self.edits:
+            self.dose_said.set_text("Add a latent to see its curve.")
+            self.dose.clear()
+            self.plots.pop("dose", None)
+            return
+        edit = self.touched if self.touched in self.edits else self.edits[-1]
+        order, others = self.order(), [(one.latent, one.op, one.value) for one in self.edits if one is not edit]
+        key = (order.example, order.of_class, edit.latent, others)
+        if self.curve is None or self.curve[0] != key:
+            try:
+                self.curve = (key, await asyncio.to_thread(dose_curve, self.opened, order, edit.latent))
+            except InputError as error:
+                self.dose_said.set_text(str(error))
                 return
-            edit = self.edits[-1]
-            later(partial(dose_curve, self.opened, self.order(), edit.latent), self._draw_curve, "Asking the model")
-
-    def _draw_curve(self, found: DoseCurve) -> None:
-        self.curve = found
-        ui.label(f"latent {found.latent}").classes("text-sm opacity-80")
-        percent = self.scale != "logits"
+        found, percent = self.curve[1], self.scale != "logits"
         lines = dict(zip(found.classes, found.probabilities if percent else found.logits, strict=True))
         moving = dict(sorted(lines.items(), key=lambda one: min(one[1]) - max(one[1]))[:6])
-        chart(charts.doses(found.doses, moving, percent=percent), "h-64")
+        self.dose_said.set_text(f"latent {found.latent}")
+        at = {"set": edit.value, "ablate": 0.0}.get(edit.op)
+        self._plot(self.dose, "dose", charts.doses(found.doses, moving, percent=percent, at=at), "h-64")
 
     def _copy(self) -> None:
         ui.clipboard.write(f"{ui.context.client.request.base_url}".rstrip("/") + self.address())
         ui.notify("The address of this view is copied")
+
+
+def _bars(one: ClassAnswer, scale: str) -> tuple[str, float, float]:
+    """A class's name with the model's answer before and after."""
+    return (one.name, one.logit_before, one.logit_after) if scale == "logits" else (one.name, one.before, one.after)
 
 
 def _read(said: str) -> list[_Edit]:

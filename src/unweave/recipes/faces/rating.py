@@ -32,8 +32,8 @@ def tell_study(config: Faces, run: Run, atlases: Mapping[str, Atlas]) -> None:
 
 def _draw(config: Faces, run: Run, atlases: Mapping[str, Atlas]) -> None:
     needs("sqlalchemy", extra="study", what="a rating study")
-    from unweave.recipes.rating import _candidates  # noqa: PLC0415 - needs sqlalchemy, which an extra brings
+    from unweave.recipes.rating import candidates  # noqa: PLC0415 - needs sqlalchemy, which an extra brings
     from unweave.study import Studying, make_study  # noqa: PLC0415
 
-    candidates = [_candidates(name, atlases[condition]) for name, condition in _CONDITIONS.items()]
+    candidates = [candidates(name, atlases[condition]) for name, condition in _CONDITIONS.items()]
     make_study(candidates, Studying(skip=config.skip), seed=run.seed, out=run.folder / "studies" / _NAME)

@@ -69,9 +69,10 @@ def tell_published(config: Instances, run: Run, material: Material) -> None:
         note = "Mean ± deviation over images, one pair of networks."
         run.table(heads, rows, note=note, main=heads.index("as measured"))
     caption = (
-        f"Cosine of the sorted activations of networks {a} and {b}, image by image ({config.judged_images:,} test images): "
-        "as measured, and under three nulls. Untrained: the same networks before training. Other examples: each image of "
-        "one network beside another image of the other. Noise: independent uniform draws over the range of each unit. "
+        f"Cosine of the sorted activations of networks {a} and {b}, image by image ({config.judged_images:,} test "
+        "images): as measured, and under three nulls. Untrained: the same networks before training. Other examples: "
+        "each image of one network beside another image of the other. Noise: independent uniform draws over the range "
+        "of each unit. "
         "What lies below 0.5 is counted in the first bin."
     )
     run.show("sorted_rows", row_histograms(layers, xlabel="cosine of sorted activations"), caption)
