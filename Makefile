@@ -10,10 +10,10 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all check lint bench bench-quick clean
+.PHONY: help demo serve test test-all test-browser check lint bench bench-quick clean
 
 help:  ## show this list
-	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-19s %s\n", $$1, $$2 }'
 
 demo: .venv/.core  ## run the digits experiment and leave a report
 	@$(BIN)/unweave run digits
@@ -27,6 +27,9 @@ test: .venv/.dev  ## run the tests (not the slow ones)
 
 test-all: .venv/.dev  ## run the tests, slow ones too
 	@$(PYTEST) -m ''
+
+test-browser: .venv/.dev  ## run the tests that need a browser (headless Chromium)
+	@$(BIN)/python -m pytest -m browser -rs
 
 check: lint test  ## lint, types, floors, then the tests: what CI runs
 

@@ -2,8 +2,8 @@
 
 The run is that of `benchmarks.big_atlas`. Pages are asked for one after the other on an idle server over loopback. A
 latent's page is a fresh latent's each time, so that nothing of it was read before; what comes after the page is open
-(neighbours, partners) is asked for by itself. The browser's time runs from an empty cache until the last part of the page
-has come.
+(neighbours, partners) is asked for by itself. The browser's time runs from an empty cache until the last part of the
+page has come.
 
     python -m benchmarks.app
 """

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -50,20 +51,25 @@ def run(name: Name, options: Options) -> Path:
     return path
 
 
+def _without_peers(quick: bool, scratch: Path) -> dict[str, Callable[[], list[dict[str, object]]]]:
+    """Suites that measure Unweave beside itself or beside nothing."""
+    small = {"n": 20_000, "rounds": 3, "threads": (1,)} if quick else {}
+    app_plan = app.Plan(d_sae=1024, rows=4000, latents=10, rounds=3) if quick else app.Plan()
+    rating_plan = rating.Plan(raters=10, seconds=8) if quick else rating.Plan()
+    reading_plan = reading.Plan(gib=0.5, rounds=2) if quick else reading.Plan()
+    return {
+        "analysis": lambda: analysis.measure(analysis.Plan(**small)),
+        "ablation": lambda: ablation.measure(ablation.Plan(**small)),
+        "reading": lambda: reading.measure(reading_plan, scratch=scratch),
+        "app": lambda: app.measure(app_plan, scratch=scratch),
+        "rating": lambda: rating.measure(rating_plan, scratch=scratch),
+    }
+
+
 def _measure(name: Name, options: Options) -> list[dict[str, object]]:
     quick, scratch = options.quick, options.scratch
-    if name == "analysis":
-        small = analysis.Plan(n=20_000, rounds=3, threads=(1,))
-        return analysis.measure(small if quick else analysis.Plan())
-    if name == "ablation":
-        return ablation.measure(ablation.Plan(n=20_000, rounds=3, threads=(1,)) if quick else ablation.Plan())
-    if name == "reading":
-        return reading.measure(reading.Plan(gib=0.5, rounds=2) if quick else reading.Plan(), scratch=scratch)
-    if name == "app":
-        small_app = app.Plan(d_sae=1024, rows=4000, latents=10, rounds=3)
-        return app.measure(small_app if quick else app.Plan(), scratch=scratch)
-    if name == "rating":
-        return rating.measure(rating.Plan(raters=10, seconds=8) if quick else rating.Plan(), scratch=scratch)
+    if name in (alone := _without_peers(quick, scratch)):
+        return alone[name]()
     sides = drivers(options.only)
     if OURS not in {side.name for side in sides}:
         raise SystemExit("there is nothing to compare with: Unweave is driven with greenlet (pip install greenlet)")

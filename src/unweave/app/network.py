@@ -3,20 +3,13 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unweave.app.shelf import Contents
-from unweave.core.config import from_json
 from unweave.core.errors import InputError
-from unweave.core.hashing import hash_module
-from unweave.datasets.base import DatasetConfig, ImageDataset, Split
 from unweave.dictionaries.base import Dictionary
-from unweave.models.classifier import KIND as MODEL
-from unweave.models.classifier import load_model
 from unweave.models.hooks import Side
 from unweave.models.rest import OnBatch, RestOfNetwork
 from unweave.models.rows import RowMeaning, to_rows, with_rows
@@ -24,47 +17,6 @@ from unweave.steer.edits import Edits, apply_edits
 from unweave.store.activations import Activations
 
 _MOST_OF_A_CLASS = 256
-
-
-def find_model(contents: Contents, activations: Activations) -> nn.Module:
-    """The model whose activations were captured, among a run's.
-
-    Raises:
-        InputError: it is not there.
-    """
-    for role in contents.roles(MODEL):
-        module = load_model(contents.folders[role]).module
-        if hash_module(module) == activations.manifest.inputs.get("model"):
-            return module
-    raise InputError("The model whose activations these are is not in the run, so it cannot be asked.")
-
-
-def images_of(contents: Contents, split: Split, data_dir: Path | None) -> ImageDataset:
-    """One split of a run's images.
-
-    Raises:
-        InputError: the run does not say which they were, or they are not where they should be.
-    """
-    data = contents.run.get("config", {}).get("data")
-    if data is None:
-        raise InputError("The run does not say which images were captured, so only those with a thumbnail are shown.")
-    return from_json(DatasetConfig, data, where="run.json: data").load(split, data_dir)
-
-
-def find_images(contents: Contents, activations: Activations, data_dir: Path | None) -> ImageDataset:
-    """The images that were captured.
-
-    Raises:
-        InputError: the run does not say which they were, or they are not where they should be.
-    """
-    wanted = activations.manifest.inputs.get("examples")
-    splits: tuple[Split, Split] = ("test", "train")
-    for split in splits:
-        images = images_of(contents, split, data_dir)
-        if images.id == wanted:
-            return images
-    where = f" in {data_dir}" if data_dir else ""
-    raise InputError(f"The images{where} are not those that were captured; give their folder, --data-dir.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unweave.analyze.atlas import KIND as ATLAS
 from unweave.analyze.atlas import Atlas
-from unweave.app.network import Network, find_images, find_model, images_of
+from unweave.app.network import Network
 from unweave.app.notes import Notes
 from unweave.app.shelf import Contents, Entry, Shelf
 from unweave.core.errors import InputError, did_you_mean
@@ -23,6 +23,7 @@ from unweave.dictionaries.base import Dictionary, load
 from unweave.models.classifier import KIND as MODEL
 from unweave.models.pixel_decoder import KIND as DECODER
 from unweave.models.pixel_decoder import PixelDecoder, load_decoder
+from unweave.recipes.captured import captured_images, captured_model, images_of_run
 from unweave.store.activations import KIND as ACTIVATIONS
 from unweave.store.activations import Activations
 
@@ -154,7 +155,7 @@ class OpenAtlas:
         Raises:
             InputError: they cannot be had; says why.
         """
-        return self.once("images", lambda: find_images(self.run.contents, self.activations, self.run.data_dir))
+        return self.once("images", lambda: captured_images(self.run.contents.run, self.activations, self.run.data_dir))
 
     @property
     def training_images(self) -> ImageDataset:
@@ -163,7 +164,7 @@ class OpenAtlas:
         Raises:
             InputError: they cannot be had; says why.
         """
-        return images_of(self.run.contents, "train", self.run.data_dir)
+        return images_of_run(self.run.contents.run, "train", self.run.data_dir)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -189,7 +190,8 @@ class OpenAtlas:
         return self.once("network", self._network)
 
     def _network(self) -> Network:
-        module = find_model(self.run.contents, self.activations)
+        contents = self.run.contents
+        _, module = captured_model([contents.folders[role] for role in contents.roles(MODEL)], self.activations)
         return Network(module, self.activations, self.dictionary, self.class_names)
 
     @property
@@ -219,14 +221,13 @@ class OpenRun:
     Attributes:
         entry: its place on the shelf.
         contents: what it holds.
-        data_dir: where its data lie.
+        data_dir: where its data lie, if not where the run says.
         notes: what people wrote about its latents.
     """
 
     def __init__(self, entry: Entry, contents: Contents, data_dir: Path | None) -> None:
         self.entry, self.contents = entry, contents
-        said = contents.run.get("data_dir")
-        self.data_dir = data_dir or (Path(said) if isinstance(said, str) else None)
+        self.data_dir = data_dir
         self.notes = Notes(entry.folder)
         self._kept: dict[Any, Any] = {}
         self._locks: dict[Any, threading.RLock] = {}
@@ -272,7 +273,7 @@ class Library:
 
     Args:
         shelf: the run folders.
-        data_dir: where their data lie, where a run does not know.
+        data_dir: where their data lie, if not where the runs say.
     """
 
     def __init__(self, shelf: Shelf, data_dir: Path | None = None) -> None:

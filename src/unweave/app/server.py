@@ -122,7 +122,8 @@ def serve(
     shown = socket.gethostname() if host in _EVERYWHERE else host
     name = f"[{shown}]" if ":" in shown else shown
     query = f"/?token={token}" if token else "/"
-    say(f"Unweave shows {len(shelf.entries())} folders at http://{name}:{listening.getsockname()[1]}{query}")
+    count = len(shelf.entries())
+    say(f"Unweave shows {count} folder{'' if count == 1 else 's'} at http://{name}:{listening.getsockname()[1]}{query}")
     if token and host not in LOOPBACK:
         say("Whoever has this link can read the runs, write notes and steer; it is not encrypted on its way.")
     with silenced(), _unwarned(), contextlib.suppress(KeyboardInterrupt):  # pages call stages that show progress

@@ -39,7 +39,7 @@ def serve_command(given: list[str], program: str) -> None:
     if not 0 <= read.port <= 65535:
         raise InputError(f"--port must lie from 0 to 65535, got {read.port}")
     if read.token == "":
-        raise InputError("--token must not be empty")
+        raise InputError("--token must not be empty; leave it out to have one made, or to need none here")
     needs("nicegui", extra="app", what="the app")
     from unweave.app.server import serve  # noqa: PLC0415 - comes with an extra
 

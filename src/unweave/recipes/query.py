@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,17 +14,16 @@ from torch import Tensor, nn
 from unweave.analyze.atlas import KIND as ATLAS
 from unweave.analyze.atlas import Atlas
 from unweave.analyze.query import Query, query
-from unweave.core.config import from_json
 from unweave.core.errors import InputError, did_you_mean
 from unweave.core.hashing import hash_module
-from unweave.datasets.base import DatasetConfig, ImageDataset, Split
+from unweave.datasets.base import ImageDataset
 from unweave.datasets.image_files import read_image
 from unweave.dictionaries.base import KIND as DICTIONARY
 from unweave.dictionaries.base import Dictionary, load
 from unweave.figures.faces import query_sheet
 from unweave.models.classifier import KIND as MODEL
-from unweave.models.classifier import load_model
 from unweave.recipes.base import RUN
+from unweave.recipes.captured import captured_images, captured_model
 from unweave.store.activations import KIND as ACTIVATIONS
 from unweave.store.activations import Activations
 from unweave.store.artifact import read_json, read_manifest
@@ -39,7 +39,7 @@ class Asked:
         activations: the held-out ones.
         atlas: of that dictionary on them, where the run has one.
         shape: channels, height and width of the images that the network was made for.
-        data: which images these are, where the run says so.
+        run: what `run.json` says.
     """
 
     model: nn.Module
@@ -47,7 +47,7 @@ class Asked:
     activations: Activations
     atlas: Atlas | None
     shape: tuple[int, int, int]
-    data: DatasetConfig | None
+    run: Mapping[str, Any]
 
     def ask(self, image: Float[Tensor, "c h w"], *, latents: int = 8, nearest: int = 8) -> Query:
         """What the dictionary sees in an image."""
@@ -73,15 +73,7 @@ class Asked:
         Raises:
             InputError: the run does not say which, or those at hand are not the captured ones.
         """
-        if self.data is None:
-            raise InputError("the run does not say which images were captured, so none can be shown")
-        wanted = self.activations.manifest.inputs.get("examples")
-        splits: tuple[Split, Split] = ("test", "train")
-        for split in splits:
-            images = self.data.load(split, data_dir)
-            if images.id == wanted:
-                return images
-        raise InputError("the images are not those that were captured; give their folder with --data-dir (or --images)")
+        return captured_images(self.run, self.activations, data_dir)
 
 
 def open_run(folder: Path, dictionary: str = "sae") -> Asked:
@@ -105,17 +97,12 @@ def open_run(folder: Path, dictionary: str = "sae") -> Asked:
     sae = load(folders[dictionary])
     stores = [Activations(folders[role]) for role, kind in kinds.items() if kind == ACTIVATIONS and "test" in role]
     for store in stores:
-        for role, kind in kinds.items():
-            if kind != MODEL or store.d_in != sae.d_in or sae.hook_name not in ("", store.hook_name):
-                continue
-            module = load_model(folders[role]).module
-            if hash_module(module) == store.manifest.inputs.get("model"):
-                channels, height, width = read_manifest(folders[role]).details["shape"]
-                config = run.get("config", {}).get("data")
-                data = None if config is None else from_json(DatasetConfig, config, where=f"{folder / RUN}: data")
-                atlas = _atlas(folders, kinds, sae, store)
-                return Asked(module, sae, store, atlas, (channels, height, width), data)
-    raise InputError(f"{folder} lacks the held-out activations of {dictionary}, or the model that gave them")
+        if store.d_in == sae.d_in and sae.hook_name in ("", store.hook_name):
+            place, module = captured_model([folders[role] for role, kind in kinds.items() if kind == MODEL], store)
+            channels, height, width = read_manifest(place).details["shape"]
+            atlas = _atlas(folders, kinds, sae, store)
+            return Asked(module, sae, store, atlas, (channels, height, width), run)
+    raise InputError(f"{folder} lacks the held-out activations of {dictionary}")
 
 
 def _atlas(folders: Mapping[str, Path], kinds: Mapping[str, str], sae: Dictionary, store: Activations) -> Atlas | None:

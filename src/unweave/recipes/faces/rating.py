@@ -35,5 +35,5 @@ def _draw(config: Faces, run: Run, atlases: Mapping[str, Atlas]) -> None:
     from unweave.recipes.rating import candidates  # noqa: PLC0415 - needs sqlalchemy, which an extra brings
     from unweave.study import Studying, make_study  # noqa: PLC0415
 
-    candidates = [candidates(name, atlases[condition]) for name, condition in _CONDITIONS.items()]
-    make_study(candidates, Studying(skip=config.skip), seed=run.seed, out=run.folder / "studies" / _NAME)
+    offered = [candidates(name, atlases[condition]) for name, condition in _CONDITIONS.items()]
+    make_study(offered, Studying(skip=config.skip), seed=run.seed, out=run.folder / "studies" / _NAME)

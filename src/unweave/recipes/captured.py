@@ -1,0 +1,71 @@
+"""What a run's activations were captured from: the images and the model, found again from what the run says."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from unweave.core.config import from_json
+from unweave.core.errors import InputError
+from unweave.core.hashing import hash_module
+from unweave.datasets.base import DatasetConfig, ImageDataset, Split
+from unweave.models.classifier import load_model
+from unweave.store.activations import Activations
+
+
+def images_of_run(run: Mapping[str, Any], split: Split, data_dir: Path | None = None) -> ImageDataset:
+    """One split of a run's images.
+
+    Args:
+        run: what `run.json` says.
+        split: train or test.
+        data_dir: where they lie; by default where they lay when the run was made.
+
+    Raises:
+        InputError: the run does not say which they were, or they are not where they should be.
+    """
+    config = run.get("config")
+    data = config.get("data") if isinstance(config, Mapping) else None
+    if data is None:
+        raise InputError("the run does not say which images were captured")
+    said = run.get("data_dir")
+    lies = data_dir or (Path(said) if isinstance(said, str) else None)
+    return from_json(DatasetConfig, data, where="run.json: data").load(split, lies)
+
+
+def captured_images(run: Mapping[str, Any], activations: Activations, data_dir: Path | None = None) -> ImageDataset:
+    """The images that activations were captured of.
+
+    Args:
+        run: what `run.json` says.
+        activations: of that run.
+        data_dir: where the images lie; by default where they lay when the run was made.
+
+    Raises:
+        InputError: the run does not say which they were, or those at hand are others.
+    """
+    wanted = activations.manifest.inputs.get("examples")
+    splits: tuple[Split, Split] = ("test", "train")
+    for split in splits:
+        images = images_of_run(run, split, data_dir)
+        if images.id == wanted:
+            return images
+    raise InputError("the images are not those that were captured; give their folder with --data-dir")
+
+
+def captured_model(models: Iterable[Path], activations: Activations) -> tuple[Path, nn.Module]:
+    """The model whose activations were captured, and its folder.
+
+    Args:
+        models: folders of the models that may be it.
+        activations: what it gave.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    for folder in models:
+        module = load_model(folder).module
+        if hash_module(module) == activations.manifest.inputs.get("model"):
+            return folder, module
+    raise InputError("the model whose activations these are is not in the run, so it cannot be asked")
