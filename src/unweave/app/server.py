@@ -77,9 +77,9 @@ def build(library: Library) -> FastAPI:
 @contextlib.contextmanager
 def _unwarned() -> Iterator[None]:
     """Quiet while NiceGUI looks at every object that there is, deprecated ones too."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
+    # It looks at every object there is when it starts, deprecated ones of torch too.
+    warnings.filterwarnings("ignore", message=".*torch.distributed.reduce_op", category=FutureWarning)
+    yield
 
 
 def _file(path: Path) -> Response:

@@ -92,17 +92,17 @@ def application(desk: Desk) -> FastAPI:
         assert rater is not None, "the guard lets known tokens through only"
         rater_page(desk, rater, token)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # it looks at every object there is, deprecated ones too
-        ui.run_with(
-            app,
-            title=_TITLE,
-            favicon=_ICON,
-            dark=None,
-            language="en-US",
-            reconnect_timeout=_RECONNECT_SECONDS,
-            show_welcome_message=False,
-        )
+    # It looks at every object there is when it starts, deprecated ones of torch too.
+    warnings.filterwarnings("ignore", message=".*torch.distributed.reduce_op", category=FutureWarning)
+    ui.run_with(
+        app,
+        title=_TITLE,
+        favicon=_ICON,
+        dark=None,
+        language="en-US",
+        reconnect_timeout=_RECONNECT_SECONDS,
+        show_welcome_message=False,
+    )
     app.add_middleware(Guard, desk=desk)
     return app
 
