@@ -86,7 +86,7 @@ clean:  ## remove the environment, caches and build products; runs/ stays
 	@echo "Installing the peers into .venv-bench (minutes) ..."
 	@$(PYTHON) -m venv --clear .venv-bench
 	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check -c benchmarks/constraints.txt $(TORCH)
-	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check -c benchmarks/constraints.txt -e . \
+	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check -c benchmarks/constraints.txt -e '.[app,study]' \
 	  -r benchmarks/requirements.txt
 	@.venv-bench/bin/python -c 'import torchvision' 2>/dev/null || \
 	  .venv-bench/bin/python -m pip uninstall -qq -y torchvision

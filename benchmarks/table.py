@@ -31,7 +31,15 @@ def build(results: Path) -> str:
     found = load(results)
     if not found:
         return "No results yet: `make bench` writes them."
-    parts: Sequence[Callable[[dict[str, Any]], Iterable[str]]] = (_steps, _quality, _analysis, _ablation, _reading)
+    parts: Sequence[Callable[[dict[str, Any]], Iterable[str]]] = (
+        _steps,
+        _quality,
+        _analysis,
+        _ablation,
+        _reading,
+        _app,
+        _rating,
+    )
     lines = [line for part in parts for line in part(found)]
     return "\n".join([_measured_on(found), "", _HEADER, *lines])
 
@@ -190,6 +198,22 @@ def _reading(found: dict[str, Any]) -> Iterator[str]:
             _number(1 / row["share_of_plain"]["median"]),
             *[_NOTHING] * 4,
         )
+
+
+def _app(found: dict[str, Any]) -> Iterator[str]:
+    for row in found.get("app", {}).get("rows", []):
+        what = f"app, {row['page']}, {row['d_sae']:,} latents of {row['n']:,} rows, in the {row['where']}"
+        yield _line(what, _waited(row["ms"]), *[_NOTHING] * 6)
+
+
+def _rating(found: dict[str, Any]) -> Iterator[str]:
+    for row in found.get("rating", {}).get("rows", []):
+        what = f"rating study, {row['raters']} raters, {_number(row['per_second'])} ratings a second, an answer"
+        yield _line(what, _waited(row["rating_ms"]), *[_NOTHING] * 6)
+
+
+def _waited(milliseconds: Row) -> str:
+    return f"{_number(milliseconds['p50'])} ms, 99 % within {_number(milliseconds['p99'])} ms"
 
 
 def _number(value: float) -> str:

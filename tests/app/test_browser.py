@@ -175,9 +175,9 @@ def test_points_of_the_map_show_and_open_their_latent(page: Page, run: str) -> N
           const chart = getElement(Number(holder.id.slice(1))).chart;
           const series = chart.getOption().series.findIndex(one => one.data.length);
           const point = chart.getOption().series[series].data[0];
-          const at = chart.convertToPixel({seriesIndex: series}, point.value.slice(0, 2));
+          const at = chart.convertToPixel({seriesIndex: series}, point.slice(0, 2));
           const box = holder.getBoundingClientRect();
-          return {x: box.x + at[0], y: box.y + at[1], latent: point.name};
+          return {x: box.x + at[0], y: box.y + at[1], latent: point[3]};
         }"""
     )
     page.mouse.move(place["x"] - 30, place["y"])

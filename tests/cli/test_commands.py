@@ -70,7 +70,11 @@ def test_the_same_commands_find_their_results(cli: Callable, chain: Path) -> Non
 def test_a_run_says_its_findings_and_where_the_page_is(cli: Callable, chain: Path) -> None:
     ended = cli("run digits --out run --fit.epochs 1 --training.epochs 2 --analysis.permutations 9")
     said = json.loads(Path("run", RUN).read_text())
-    assert ended.out.splitlines() == [f"• {text}" for text in said["findings"]] + [f"Report: {chain}/run/report.html"]
+    assert ended.out.splitlines() == [
+        *(f"• {text}" for text in said["findings"]),
+        f"Report: {chain}/run/report.html",
+        "App: unweave serve run",
+    ]
     assert ended.err == ""
 
 

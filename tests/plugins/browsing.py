@@ -1,5 +1,6 @@
 """A real browser for tests, the commands that serve pages, and one visitor who notices every fault of a page."""
 
+import multiprocessing
 import os
 import re
 import shutil
@@ -8,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -104,24 +107,15 @@ class Served:
         arguments: of `unweave`.
         log: where its output goes.
         ready: a pattern of what it says last before it listens.
-        fork: a fork of this process, which has everything loaded, and not a new one. Only where this process has built
-            no pages: NiceGUI's belong to the process.
+        fork: a fork of a process that has everything loaded and done nothing yet: quicker than a new one.
     """
 
     def __init__(self, arguments: Sequence[str], *, log: Path, ready: str = r"http://\S+", fork: bool = False) -> None:
         self.log, self.ended = log, False
         log.write_text("")
-        if fork:
-            self.pid = os.fork()
-            if not self.pid:
-                _run(log, arguments)
-        else:
-            environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
-            command = [sys.executable, "-m", "unweave.cli.main", *arguments]
-            with log.open("w") as file:
-                self.pid = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment
-                ).pid
+        with _not_in_a_test():
+            self._process = _forked(arguments, log) if fork else _started(arguments, log)
+        self.pid = self._process.pid
         self._wait_for(lambda: re.search(ready, log.read_text()) is not None)
         self.address, self.port = re.search(r"(http://[^/\s]+:(\d+))", log.read_text()).groups()
         self._wait_for(self._answers)
@@ -129,9 +123,8 @@ class Served:
     def _wait_for(self, arrived: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while not arrived():
-            ended = os.waitpid(self.pid, os.WNOHANG)[0]
-            if ended or time.monotonic() > deadline:
-                self.ended = bool(ended)
+            self.ended = self._code() is not None
+            if self.ended or time.monotonic() > deadline:
                 raise AssertionError(f"the server did not start: {self.log.read_text()}")
             time.sleep(0.05)
 
@@ -148,19 +141,45 @@ class Served:
             return None
         os.kill(self.pid, sent)
         self.ended = True
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        wait = self._process.wait if isinstance(self._process, subprocess.Popen) else self._process.join
+        wait(_PATIENCE_SECONDS)
+        return self._code()
+
+    def _code(self) -> int | None:
+        return self._process.poll() if isinstance(self._process, subprocess.Popen) else self._process.exitcode
 
 
-def _run(log: Path, arguments: Sequence[str]) -> NoReturn:
-    """What the forked process does, which must never come back into pytest."""
+@contextmanager
+def _not_in_a_test() -> Iterator[None]:
+    """Inside the block nothing says that a test is running: NiceGUI behaves otherwise where it is said."""
+    said = os.environ.pop("PYTEST_CURRENT_TEST", None)
     try:
-        from unweave.cli.main import main
-
-        file = log.open("w", buffering=1)
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-        sys.stdout = sys.stderr = file
-        os.environ.pop("PYTEST_CURRENT_TEST", None)  # NiceGUI behaves otherwise where it is set
-        os._exit(main(list(arguments)))
+        yield
     finally:
-        os._exit(1)
+        if said is not None:
+            os.environ["PYTEST_CURRENT_TEST"] = said
+
+
+def _started(arguments: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
+    with log.open("w") as file:
+        command = [sys.executable, "-m", "unweave.cli.main", *arguments]
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+
+
+def _forked(arguments: Sequence[str], log: Path) -> BaseProcess:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["unweave.cli.main", "unweave.rating.server"])
+    process = context.Process(target=_run, args=(str(log), list(arguments)))
+    process.start()
+    return process
+
+
+def _run(log: str, arguments: Sequence[str]) -> NoReturn:
+    """What a forked process does."""
+    from unweave.cli.main import main
+
+    file = Path(log).open("w", buffering=1)  # noqa: SIM115 - the process ends with it
+    for stream in (1, 2):
+        os.dup2(file.fileno(), stream)
+    sys.stdout = sys.stderr = file
+    os._exit(main(arguments))

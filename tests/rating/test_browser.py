@@ -1,51 +1,25 @@
 """The raters' pages in a real browser: three people at once, to the end."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from browsing import Visitor
+from playwright.sync_api import Browser, expect
 
 from unweave.study import Study
 
-CHROMIUM = Path("/usr/bin/chromium")
 DOUBLE_CLICK = 450  # the page takes a second click within 0.4 s for a double click
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs headless Chromium at {CHROMIUM}"),
-]
+pytestmark = pytest.mark.browser
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Headless Chromium."""
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-class Rater:
+class Rater(Visitor):
     """One person at one browser."""
 
     def __init__(self, browser: Browser, link: str, **options: Any) -> None:
-        self.link = link
-        self.said: list[str] = []
-        self.frames: list[str] = []
-        self.context = browser.new_context(viewport={"width": 1366, "height": 768}, **options)
-        self.page = self.open()
-
-    def open(self) -> Page:
-        page = self.context.new_page()
-        page.set_default_timeout(30_000)
-        page.on("console", lambda message: self.said.append(message.text))
-        page.on("pageerror", lambda error: self.said.append(str(error)))
-        page.on("response", lambda answer: self.said.append(answer.url) if answer.status >= 400 else None)
-        page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: self.frames.append(str(frame))))
-        page.goto(self.link)
-        return page
+        super().__init__(browser, **options)
+        self.page.goto(link)
 
     def sees(self, grid: int, total: int = 10) -> None:
         """The grid of this number is there, loaded, and can be rated."""
@@ -78,7 +52,7 @@ def test_three_raters_at_once_to_the_end(browser: Browser, study: Study, serving
                 rater.page.locator(f'button[aria-label^="{value}"]').click()
         if grid == 5:  # one closes the window, and comes back
             raters[2].page.close()
-            raters[2].page = raters[2].open()
+            raters[2].open(server.links[study.plan.raters[2]])
             expect(raters[2].page.get_by_role("button", name="Go on with grid 6")).to_be_visible()
             raters[2].page.keyboard.press("Enter")
         if grid in {4, 7}:
@@ -86,7 +60,7 @@ def test_three_raters_at_once_to_the_end(browser: Browser, study: Study, serving
                 rater.go_on()
     for rater in raters:
         expect(rater.page.get_by_text("Thank you.")).to_be_visible()
-        assert not rater.said
+        assert not rater.faults
         for word in (*study.plan.conditions, "item-", "latent"):
             assert not [frame for frame in rater.frames if word in frame]
         rater.context.close()
@@ -128,7 +102,7 @@ def test_undo_double_clicks_and_two_windows(browser: Browser, study: Study, serv
     expect(second.page.get_by_text("moved on in another window")).to_be_visible()
     second.sees(3)
     assert [rating.value for rating in study.ratings()] == [6, 1]
-    assert not rater.said
+    assert not rater.faults
     rater.context.close()
     second.context.close()
 

@@ -10,7 +10,6 @@ from PIL import Image
 from unweave.recipes.base import Run
 from unweave.report import build_report
 
-CHROMIUM = Path("/usr/bin/chromium")
 WIDTH = 900
 
 # Quiet background services: nothing is looked for on a network.
@@ -30,8 +29,7 @@ FLAGS = [
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs headless Chromium at {CHROMIUM}")
-def test_the_page_opens_without_a_complaint(finished: Run, tmp_path: Path) -> None:
+def test_the_page_opens_without_a_complaint(chromium_path: Path, finished: Run, tmp_path: Path) -> None:
     page = build_report(finished.folder)
     # A copy with a probe in its title: nothing of the page may be wider than the window, or empty.
     probe = (
@@ -42,7 +40,7 @@ def test_the_page_opens_without_a_complaint(finished: Run, tmp_path: Path) -> No
     copy = tmp_path / "page.html"
     copy.write_text(page.read_text().replace("</body>", f"{probe}</body>"))
     picture = tmp_path / "page.png"
-    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={WIDTH},1400"]
+    command = [str(chromium_path), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={WIDTH},1400"]
     ended = subprocess.run(
         [*command, f"--screenshot={picture}", copy.as_uri()], capture_output=True, text=True, timeout=120, check=False
     )

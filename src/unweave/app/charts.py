@@ -110,7 +110,8 @@ def selectivity(latent: np.ndarray, rate: np.ndarray, information: np.ndarray) -
             "symbolSize": 5,
             "color": ACCENT,
             "itemStyle": {"opacity": 0.6},
-            "data": [{"value": [round(x, 6), round(y, 4)], "name": str(name)} for x, y, name in points],
+            "encode": {"x": 0, "y": 1, "itemName": 2},
+            "data": [[round(x, 6), round(y, 4), name] for x, y, name in points],
         }
     ]
     options["tooltip"] = {"formatter": "latent {b}"}
@@ -140,23 +141,21 @@ def map_of_latents(
         picture: address of a latent's picture, shown while the pointer is over it; `{b}` stands for its number.
         log: whether colours follow the number's logarithm.
     """
-    hidden = {"show": False, "type": "value", "scale": True}
+    hidden = {"show": False, "type": "value", "min": "dataMin", "max": "dataMax"}
     options: Options = {
         "animation": False,
         "backgroundColor": "transparent",
-        "grid": {"left": 6, "right": 6, "top": 6, "bottom": 40},
+        "grid": {"left": 12, "right": 12, "top": 24, "bottom": 44},
         "xAxis": hidden,
         "yAxis": dict(hidden),
         "aria": {"enabled": True},
         "dataZoom": [{"type": "inside", "xAxisIndex": 0}, {"type": "inside", "yAxisIndex": 0}],
     }
     shown = [math.log10(max(v, 1e-9)) for v in value] if log else list(value)
-    points = [
-        {"name": str(name), "value": [round(a, 3), round(b, 3), round(v, 4)]}
-        for name, a, b, v in zip(latent, x, y, shown, strict=True)
-    ]
+    points = [[round(a, 3), round(b, 3), round(v, 4), name] for name, a, b, v in zip(latent, x, y, shown, strict=True)]
     look = {
         "type": "scatter",
+        "encode": {"x": 0, "y": 1, "itemName": 3},
         "symbolSize": 9 if len(latent) < 1500 else 5,
         "itemStyle": {"opacity": 0.85},
         "emphasis": {
@@ -177,7 +176,7 @@ def map_of_latents(
         ]
         options["legend"] = {
             "type": "scroll", "bottom": 0, "itemWidth": 10, "itemGap": 14, "textStyle": {"color": INK},
-            "pageIconColor": INK, "pageTextStyle": {"color": INK},
+            "pageIconColor": INK, "pageIconInactiveColor": FAINT, "pageTextStyle": {"color": INK},
         }  # fmt: skip
     else:
         options["series"] = [{**look, "name": label, "data": points}]

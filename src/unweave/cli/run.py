@@ -73,6 +73,7 @@ def run_recipe(
     for sentence in run.findings:
         console.print(f"• {sentence}")
     console.print(f"Report: {page.resolve()}")
+    console.print(f"App: unweave serve {run.folder}")
 
 
 def recipes_command(given: list[str], program: str) -> None:

@@ -29,7 +29,7 @@ from unweave.models.fitting import Curves
 from unweave.store.artifact import existing, writing
 
 _LOG_POINTS = 200
-_HAS_BFLOAT16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+_HAS_BFLOAT16: bool = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 _GREY = (0.299, 0.587, 0.114)
 _GREY_SHARE = 0.2
 _ASPECT = 4 / 3
@@ -236,9 +236,7 @@ class _Views(_Objective):
         given = torch.where(upside_down[:, None, None, None], turned(images), images)
         views = [Views.draw(len(given), generator, self.fit.smallest_crop, self.fit.jitter).of(given) for _ in range(2)]
         embedded = self._embedded(torch.cat(views))
-        width = (
-            embedded.shape[1] ** 0.5
-        )  # entries of a row at length 1 are small: a linear layer learns faster at rms 1
+        width = embedded.shape[1] ** 0.5  # brings rows of length 1 to rms 1, from which a linear layer learns faster
         answers = self.upright(width * normalize(embedded, dim=1)).squeeze(1)
         orientation = binary_cross_entropy_with_logits(answers, upside_down.repeat(2).float())
         first, second = self.head(embedded).chunk(2)

@@ -25,6 +25,7 @@ _WORDS = {
     "information": "bits about the class",
     "importance": "share of the variance",
 }
+_METHODS = {"tsne": "t-SNE", "umap": "UMAP", "pca": "Principal components"}
 _COLUMNS = {
     "latent": "latent",
     "status": "status",
@@ -114,9 +115,9 @@ class _View:
             ui.select(colourings(opened), value=self.colour, label="colour", on_change=self._colour).props(
                 "dense outlined"
             ).classes("min-w-32").mark("colour")
-            ui.select(list(METHODS), value=self.method, label="map", on_change=self._method).props(
-                "dense outlined"
-            ).classes("min-w-24")
+            ui.select(
+                {name: _METHODS[name] for name in METHODS}, value=self.method, label="map", on_change=self._method
+            ).props("dense outlined").classes("min-w-24")
             ui.select(
                 {own: said for said, own in _STATUSES.items()},
                 value=self.query.status,
@@ -235,9 +236,9 @@ class _View:
         count = f"{len(points.latent):,} latents that fire, of {self.opened.atlas.d_sae:,}."
         if points.method == self.method:
             kept = said_of_map(self.opened, self.method)
-            return f"{self.method} of decoder directions. {count} {kept}"
+            return f"{_METHODS.get(self.method, self.method)} of decoder directions. {count} {kept}"
         why = self.maps.failure(self.opened, self.method)
-        waiting = why or f"{self.method} is being computed (once); it will come here by itself."
+        waiting = why or f"{_METHODS[self.method]} is being computed (once); it will come here by itself."
         return f"Principal components. {count} {waiting}"
 
     async def draw_map_when_ready(self) -> None:
@@ -303,8 +304,8 @@ class _View:
 
 def _range_of_rates(value: dict[str, float]) -> str:
     """What the two handles mean, whose scale is the logarithm's."""
-    low = "0" if value["min"] <= -6 else f"{100 * 10 ** value['min']:.2g}"
-    return f"fires on {low} to {100 * 10 ** value['max']:.2g} % of rows"
+    low = "0" if value["min"] <= -6 else f"{100 * 10 ** value['min']:.3g}"
+    return f"fires on {low} to {100 * 10 ** value['max']:.3g} % of rows"
 
 
 def _short(value: float | None) -> str:

@@ -26,10 +26,15 @@ ROOMS = {
 }
 THEMES = {"auto": None, "light": False, "dark": True}
 _THEME = "unweave_theme"
+PATIENCE_SECONDS = 60.0  # a first look may read from a slow disk
 _ICONS = {"auto": "brightness_auto", "light": "light_mode", "dark": "dark_mode"}
 _COLOURS = {State.COMPLETE: "positive", State.RUNNING: "info", State.ARTIFACTS: "positive"}
 # Links and buttons on a dark page: the colour of the light one has too little contrast there.
-_ON_DARK = ".body--dark { --q-primary: #5a9fd8 !important; --nicegui-link-color: #6eb0ea }"
+_ON_DARK = """
+.body--dark { --q-primary: #5a9fd8 !important }
+.body--dark .nicegui-link { color: #7db5ea }
+.body--dark .q-table__bottom .text-grey-8 { color: inherit !important }
+"""
 Page = Callable[[OpenRun, Request], Awaitable[None]]
 
 
@@ -50,7 +55,7 @@ def room(library: Library, path: str, name: str) -> Callable[[Page], Page]:
     """
 
     def enter(build: Page) -> Page:
-        @ui.page(f"/run/{{run}}{path}")
+        @ui.page(f"/run/{{run}}{path}", response_timeout=PATIENCE_SECONDS)
         async def shown(request: Request, run: str) -> Response | None:
             client = ui.context.client
             try:

@@ -7,7 +7,7 @@ from fastapi.responses import Response
 from nicegui import ui
 
 from unweave.app.opened import Library
-from unweave.app.pages.frame import address, card, chip, frame, heading
+from unweave.app.pages.frame import PATIENCE_SECONDS, address, card, chip, frame, heading
 from unweave.app.schema import RunSummary
 from unweave.app.views import run_summary
 
@@ -15,7 +15,7 @@ from unweave.app.views import run_summary
 def add(library: Library) -> None:
     """Serve `/`: every folder on the shelf, whatever it holds."""
 
-    @ui.page("/")
+    @ui.page("/", response_timeout=PATIENCE_SECONDS)
     async def home(request: Request) -> Response | None:
         found = await asyncio.to_thread(lambda: [run_summary(entry) for entry in library.shelf.entries()])
         with frame(request, title="Runs"):

@@ -37,7 +37,9 @@ def add(library: Library) -> None:
         chosen = await asyncio.to_thread(opened.atlas, request.query_params.get("of"))
         detail = await asyncio.to_thread(latent_detail, chosen, int(number))
         state = state_of(request, order="value", example=-1)
-        _Latent(chosen, detail, state["order"] if state["order"] in ORDERS else "value", state["example"]).build()
+        order = state["order"] if state["order"] in ORDERS else "value"
+        shown = await asyncio.to_thread(examples, chosen, detail.latent, order)
+        _Latent(chosen, detail, order, state["example"]).build(shown)
 
 
 class _Latent:
@@ -48,7 +50,7 @@ class _Latent:
         self.run, self.latent, self.example = opened.run.entry.slug, detail.latent, example
         self.method = METHODS[0]
 
-    def build(self) -> None:
+    def build(self, shown: Sequence[Example]) -> None:
         self._head()
         with ui.grid(columns="minmax(0,3fr) minmax(0,2fr)").classes("w-full gap-4 max-lg:grid-cols-1"):
             with ui.column().classes("gap-4 w-full"):
@@ -57,7 +59,6 @@ class _Latent:
                         "dense no-caps flat toggle-color=primary"
                     ).classes("flex-wrap")
                     self.images = ui.row().classes("w-full gap-2")
-                    shown = examples(self.opened, self.latent, self.order)
                     self._draw_images(shown)
                 with card(
                     "Where in the image", "Choose an image above. Red raises the latent's value, blue lowers it."

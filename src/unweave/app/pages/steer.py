@@ -146,7 +146,7 @@ class _Steer:
             op = ui.select(_OPS, value=edit.op).props(
                 f'dense outlined aria-label="what is done to latent {edit.latent}"'
             )
-            op.classes("w-28")
+            op.classes("w-28 shrink-0")
             low = -2 * largest if edit.op == "add" else 0.0
             slider = ui.slider(min=low, max=2 * largest, step=largest / 50, value=edit.value)
             slider.props(f'throttle=60 aria-label="value of latent {edit.latent}"').classes("grow").mark(

@@ -20,7 +20,7 @@ from unweave.dictionaries.kernels.team import Team
 _PIECE_BYTES = 8 << 20
 _PIECE_ROWS = 256
 _LATENT_WORK = 1 << 18
-_HAS_BFLOAT16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+_HAS_BFLOAT16: bool = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 _BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
 _Found = tuple[np.ndarray, np.ndarray, np.ndarray]
 
