@@ -138,6 +138,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
+        listening.listen()  # who comes before the server is ready waits, and is not refused
     except OSError as error:
         raise InputError(f"{host}:{port} cannot be listened on ({error}); choose another --port or --host") from None
     return listening

@@ -48,7 +48,7 @@ class _Steer:
         self.edits = _read(state["edits"])
         latent = state["latent"]
         if latent >= 0 and all(edit.latent != latent for edit in self.edits):
-            self.edits.append(_Edit(opened.check(latent), "set", reach(opened, latent)))
+            self.edits.append(_Edit(opened.check(latent), "set", 0.0))  # of its strongest image: what it is there for
         self.example: int | None = state["example"] if state["example"] >= 0 else None
         self.of_class: str | None = state["cls"] or None
         self.wanted = latent
