@@ -100,7 +100,7 @@ def test_neighbours_and_companions(at: Any, firing: int) -> None:
 def test_the_map_falls_back_to_principal_components(at: Any) -> None:
     found = at("map", method="pca", colouring="frequency").json()
     assert len(found["latent"]) == len(found["x"]) == len(found["y"]) == len(found["value"]) > 0
-    assert at("map", method="somehow").status_code == 404
+    assert at("map", method="somehow").status_code == 422
     assert at("map", method="pca", colouring="taste").status_code == 422
 
 
@@ -137,9 +137,9 @@ def test_steering_moves_the_answer(at: Any, firing: int, class_names: tuple[str,
     [
         ({}, 422),
         ({"example": 0, "of_class": "x"}, 422),
-        ({"example": 99}, 404),
-        ({"of_class": "Zebra"}, 404),
-        ({"example": 0, "edits": [{"latent": 24}]}, 404),
+        ({"example": 99}, 422),
+        ({"of_class": "Zebra"}, 422),
+        ({"example": 0, "edits": [{"latent": 24}]}, 422),
         ({"example": 0, "edits": [{"latent": 0, "op": "explode"}]}, 422),
     ],
 )

@@ -11,7 +11,7 @@ from unweave.app.latents import Colouring, colourings
 from unweave.app.latents import Query as LatentQuery
 from unweave.app.maps import Maps, map_points
 from unweave.app.notes import Note
-from unweave.app.opened import Library, OpenAtlas
+from unweave.app.opened import Library, OpenAtlas, OpenRun
 from unweave.app.own_image import ask
 from unweave.app.pictures import example_png
 from unweave.app.schema import (
@@ -45,6 +45,7 @@ from unweave.app.views import (
     run_detail,
     run_summary,
 )
+from unweave.core.errors import InputError
 
 Of = Annotated[str | None, Query(description="role of the atlas; by default the dictionary's own")]
 Most = Annotated[int, Query(ge=1, le=100)]
@@ -61,8 +62,27 @@ def router(library: Library) -> APIRouter:
     return api
 
 
-def _atlas(library: Library, run: str, of: str | None) -> OpenAtlas:
-    return library.run(run).atlas(of)
+def known_run(library: Library, run: str) -> OpenRun:
+    """A run by its name in addresses.
+
+    Raises:
+        HTTPException: 404, there is none.
+    """
+    try:
+        return library.run(run)
+    except InputError as error:
+        raise HTTPException(404, str(error)) from None
+
+
+def _atlas(library: Library, run: str, of: str | None, latent: int | None = None) -> OpenAtlas:
+    """An atlas of a run, and where a latent is named, one that has it; 404 where there is none."""
+    try:
+        opened = known_run(library, run).atlas(of)
+        if latent is not None:
+            opened.check(latent)
+    except InputError as error:
+        raise HTTPException(404, str(error)) from None
+    return opened
 
 
 def _runs(api: APIRouter, library: Library) -> None:
@@ -72,17 +92,17 @@ def _runs(api: APIRouter, library: Library) -> None:
 
     @api.get("/runs/{run}", summary="A run with its numbers and artifacts")
     def run(run: str) -> RunDetail:
-        return run_detail(library.shelf[run])
+        return run_detail(known_run(library, run).entry)
 
     @api.get("/runs/{run}/comparisons", summary="Instances side by side, with their nulls")
     def compared(run: str) -> list[ComparedTable]:
-        return [ComparedTable(**vars(one)) for one in comparisons(library.run(run))]
+        return [ComparedTable(**vars(one)) for one in comparisons(known_run(library, run))]
 
     @api.get("/runs/{run}/studies", summary="How far the rating studies are")
     def progress(run: str) -> list[StudyProgress]:
         return [
             StudyProgress(name=one.name, question=one.question, each=one.each, rated=dict(one.progress), said=one.said)
-            for one in studies(library.run(run))
+            for one in studies(known_run(library, run))
         ]
 
 
@@ -109,24 +129,24 @@ def _latents(api: APIRouter, library: Library) -> None:
 
     @api.get("/runs/{run}/latents/{latent}.png", response_class=Response, summary="A latent's strongest image")
     def picture(run: str, latent: int, of: Of = None) -> Response:
-        opened = _atlas(library, run, of)
-        shown = opened.atlas.examples_of(opened.check(latent), "value")
+        opened = _atlas(library, run, of, latent)
+        shown = opened.atlas.examples_of(latent, "value")
         if not len(shown):
             raise HTTPException(404, f"latent {latent} fires on no row, so it has no image")
         return _png(example_png(opened, int(shown["example"][0].as_py())))
 
     @api.get("/runs/{run}/latents/{latent}", summary="Everything that the tables say of one latent")
     def detail(run: str, latent: int, of: Of = None) -> LatentDetail:
-        return latent_detail(_atlas(library, run, of), latent)
+        return latent_detail(_atlas(library, run, of, latent), latent)
 
     @api.get("/runs/{run}/latents/{latent}/examples", summary="The examples that a latent is shown by")
     def shown(run: str, latent: int, order: str = "value", of: Of = None) -> list[Example]:
-        return examples(_atlas(library, run, of), latent, order)
+        return examples(_atlas(library, run, of, latent), latent, order)
 
     @api.put("/runs/{run}/latents/{latent}/note", summary="Name a latent, and write down what is known of it")
     def note(run: str, latent: int, note: NoteText, of: Of = None) -> NoteText:
-        opened = _atlas(library, run, of)
-        opened.run.notes.write(opened.role, opened.check(latent), Note(name=note.name, text=note.text))
+        opened = _atlas(library, run, of, latent)
+        opened.run.notes.write(opened.role, latent, Note(name=note.name, text=note.text))
         return note
 
     @api.get("/runs/{run}/map", summary="Latents as points; the principal components until a slower map is there")
@@ -137,7 +157,11 @@ def _latents(api: APIRouter, library: Library) -> None:
 
     @api.get("/runs/{run}/images/{example}.png", response_class=Response, summary="The picture of an example")
     def image(run: str, example: int, of: Of = None, side: int = Query(128, ge=1, le=512)) -> Response:
-        return _png(example_png(_atlas(library, run, of), example, side=side))
+        opened = _atlas(library, run, of)
+        try:
+            return _png(example_png(opened, example, side=side))
+        except InputError as error:
+            raise HTTPException(404, str(error)) from None
 
     maps = Maps()
 
@@ -149,22 +173,22 @@ def _png(written: bytes) -> Response:
 def _evidence(api: APIRouter, library: Library) -> None:
     @api.get("/runs/{run}/latents/{latent}/neighbours", summary="Latents with the closest directions")
     def close(run: str, latent: int, of: Of = None, most: Most = 12) -> list[Neighbour]:
-        return neighbours(_atlas(library, run, of), latent, most)
+        return neighbours(_atlas(library, run, of, latent), latent, most)
 
     @api.get("/runs/{run}/latents/{latent}/companions", summary="Latents that fire on the same rows")
     def together(run: str, latent: int, of: Of = None, most: Most = 12) -> list[Companion]:
-        return companions(_atlas(library, run, of), latent, most)
+        return companions(_atlas(library, run, of, latent), latent, most)
 
     @api.get("/runs/{run}/latents/{latent}/effect", summary="What the model loses without a latent, logit by logit")
     def lost(run: str, latent: int, of: Of = None) -> EffectOfLatent:
-        found = effect(_atlas(library, run, of), latent)
+        found = effect(_atlas(library, run, of, latent), latent)
         return EffectOfLatent(
             classes=found.names, change=found.change, loss=found.loss, control=found.control, said=found.said
         )
 
     @api.get("/runs/{run}/latents/{latent}/attribution", summary="Where in an image a latent's value comes from")
     def where(run: str, latent: int, example: int, method: str = METHODS[0], of: Of = None) -> Attributed:
-        return attribution(_atlas(library, run, of), latent, example, method)
+        return attribution(_atlas(library, run, of, latent), latent, example, method)
 
 
 def _steering(api: APIRouter, library: Library) -> None:
@@ -174,7 +198,7 @@ def _steering(api: APIRouter, library: Library) -> None:
 
     @api.post("/runs/{run}/dose", summary="The model's answer over values of one latent")
     def dose(run: str, latent: int, order: SteerOrder, of: Of = None) -> DoseCurve:
-        return dose_curve(_atlas(library, run, of), order, latent)
+        return dose_curve(_atlas(library, run, of, latent), order, latent)
 
     @api.post("/runs/{run}/image", summary="A picture of your own: its latents, closest images, the model's answer")
     def own(run: str, file: Annotated[bytes, File()], of: Of = None) -> ImageAnswer:

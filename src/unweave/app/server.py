@@ -47,25 +47,24 @@ def build(library: Library) -> FastAPI:
     def report(run: str, name: str) -> Response:
         if name != REPORT:
             raise HTTPException(404)
-        return _file(library.run(run).entry.folder / REPORT)
+        return _file(api.known_run(library, run).entry.folder / REPORT)
 
     @app.get("/files/{run}/figures/{name}", include_in_schema=False)
     def figure(run: str, name: str) -> Response:
         if Path(name).suffix not in _FIGURE_KINDS or "/" in name or "\\" in name or name.startswith("."):
             raise HTTPException(404)
-        return _file(library.run(run).entry.folder / FIGURES / name)
+        return _file(api.known_run(library, run).entry.folder / FIGURES / name)
 
     @app.get("/files/{run}/studies/{study}/{name}", include_in_schema=False)
     def study_result(run: str, study: str, name: str) -> Response:
-        found = study_figure(library.run(run), study, name)
+        found = study_figure(api.known_run(library, run), study, name)
         if found is None:
             raise HTTPException(404)
         return _file(found)
 
     @app.exception_handler(InputError)
     async def refused(_: Request, error: InputError) -> Response:
-        status = 404 if str(error).startswith("there is no") else 422
-        return JSONResponse({"detail": str(error)}, status)
+        return JSONResponse({"detail": str(error)}, 422)
 
     for one in _ROOMS:
         one.add(library)
@@ -76,10 +75,10 @@ def build(library: Library) -> FastAPI:
 
 @contextlib.contextmanager
 def _unwarned() -> Iterator[None]:
-    """Quiet while NiceGUI looks at every object that there is, deprecated ones too."""
-    # It looks at every object there is when it starts, deprecated ones of torch too.
-    warnings.filterwarnings("ignore", message=".*torch.distributed.reduce_op", category=FutureWarning)
-    yield
+    """Quiet while NiceGUI looks at every object that there is, deprecated ones of torch too."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.distributed.reduce_op", category=FutureWarning)
+        yield
 
 
 def _file(path: Path) -> Response:
