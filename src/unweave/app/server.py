@@ -114,8 +114,8 @@ def serve(
         family.members()  # found now, not while the first visitor waits
     if token is None and host not in LOOPBACK:
         token = secrets.token_urlsafe(18)
+    listening = listen(host, port)  # first: a port that is taken is said at once
     guarded: ASGIApp = Guard(build(Library(shelf, data_dir)), token)
-    listening = listen(host, port)
     # No access log: addresses can hold the token.
     config = uvicorn.Config(guarded, log_level="warning", access_log=False, timeout_graceful_shutdown=_LEAVE_SECONDS)
     shown = socket.gethostname() if host in _EVERYWHERE else host
