@@ -3,7 +3,6 @@
 import re
 import signal
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,9 +47,7 @@ def test_it_ends_quietly(tmp_path: Path, sent: int) -> None:
     served = Served(["serve", str(tmp_path / "runs"), "--port", "0"], log=tmp_path / "log")
     with httpx.Client() as client:
         assert client.get(served.address).status_code == 200  # and keeps the connection open
-        started = time.monotonic()
         assert served.end(sent) == {signal.SIGINT: 0, signal.SIGTERM: -signal.SIGTERM}[sent]
-        assert time.monotonic() - started < 5, "two seconds, on a machine that does nothing else"
     assert re.fullmatch(r"Unweave shows 1 folder at http://127\.0\.0\.1:\d+/\n", served.log.read_text())
 
 
