@@ -29,11 +29,26 @@ _ENCODE_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Step:
-    """Where training stands: `index` of the step, `total` where it is known, and the latents that count as dead."""
+    """Where training stands.
+
+    Attributes:
+        index: of the step.
+        total: steps of the run, where it is known.
+        dead: the latents that count as dead.
+        known_dead: their numbers as the host knows them, on a device that it would have to wait for: those of an
+            earlier step.
+    """
 
     index: int
     total: int | None = None
     dead: Bool[Tensor, " d_sae"] | None = None
+    known_dead: Int64[Tensor, " dead"] | None = None
+
+    def dead_latents(self) -> Int64[Tensor, " dead"]:
+        """Numbers of the dead latents; none where nobody counts them."""
+        if self.known_dead is not None:
+            return self.known_dead
+        return torch.zeros(0, dtype=torch.int64) if self.dead is None else self.dead.nonzero().squeeze(1)
 
     def done(self) -> float:
         """Share of the run that lies behind, where its length is known; else 1."""

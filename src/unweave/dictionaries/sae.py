@@ -151,7 +151,7 @@ class SAE(Dictionary):
         """The dead latents, for the auxiliary loss; None where there is none."""
         if self.config.aux == 0 or step.dead is None:
             return None
-        dead = step.dead.nonzero().squeeze(1)
+        dead = step.dead_latents()
         most = self.config.aux_k or max(1, self.d_in // 2)
         if not len(dead):
             return None
@@ -216,12 +216,13 @@ class SAE(Dictionary):
         missed there, its encoder column the same at a fifth of the mean length of those that live; its biases and
         thresholds become 0.
         """
-        if self.config.resample is None or step.total is None or step.dead is None or not bool(step.dead.any()):
+        if self.config.resample is None or step.total is None or step.dead is None:
             return None
         every = max(1, round(self.config.resample * step.total))
         if step.index == 0 or step.index % every or step.total - step.index < every:
             return None
-        dead = step.dead.nonzero().squeeze(1)
+        if not len(dead := step.dead.nonzero().squeeze(1)):
+            return None
         missed = batch - self(batch)
         weight = missed.cpu().double().square().sum(1).square()
         if not float(weight.sum()) > 0:

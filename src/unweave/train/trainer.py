@@ -12,6 +12,7 @@ from unweave.core.errors import InputError
 from unweave.dictionaries.base import Dictionary, Losses, Step
 from unweave.dictionaries.kernels import Kernels
 from unweave.train.adam import Adam
+from unweave.train.transfer import Delayed
 from unweave.train.training import Training
 
 _LOG_POINTS = 200
@@ -66,6 +67,7 @@ class Trainer:
         self._last_fired = torch.zeros(2, dictionary.d_sae, dtype=torch.int64, device=device)
         self._sums: dict[str, Tensor | float] = {}
         self._waits = device.type == "cpu"  # elsewhere, to ask for a number would stop the queue
+        self._delayed = None if self._waits else Delayed(dictionary.d_sae, device)
         self._exact = torch.float32 if device.type == "mps" else torch.float64  # Metal has no float64
         self._rate = 0.0
 
@@ -86,7 +88,7 @@ class Trainer:
         batch = batch.to(self._device, non_blocking=True)
         if self._scale != 1.0:
             batch = batch * self._scale
-        step = Step(self.step, self.total, self._dead())
+        step = self._where()
         if (started_anew := dictionary.resample(step, batch)) is not None:
             self._adam.forget(started_anew)
             self._last_fired[:, started_anew] = self._now
@@ -117,6 +119,16 @@ class Trainer:
         """Log what is left where the end was not known."""
         if self._sums:
             self._log(self._rate)
+
+    def _where(self) -> Step:
+        """Where the run stands, with the latents that are dead now, or where to ask would wait, two steps ago."""
+        dead = self._dead()
+        if self._delayed is None:
+            return Step(self.step, self.total, dead)
+        latents = self._delayed.exchange(dead).nonzero().squeeze(1)
+        if self._device.type == "cuda":
+            latents = latents.pin_memory()
+        return Step(self.step, self.total, dead, latents.to(self._device, non_blocking=True))
 
     def _dead(self) -> Tensor:
         return (self._now - self._last_fired >= self._window).all(0)
@@ -167,6 +179,8 @@ class Trainer:
         tensors.update({f"adam.{name}": moment for name, moment in self._adam.state().items()})
         tensors.update({f"sum.{name}": torch.as_tensor(value, dtype=self._exact) for name, value in self._sums.items()})
         tensors.update(now=self._now, last_fired=self._last_fired)
+        if self._delayed is not None:
+            tensors["delayed"] = self._delayed.state()
         return tensors, {"step": self.step, "history": self.history, "sums": list(self._sums)}
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
@@ -180,6 +194,8 @@ class Trainer:
         sums = below("sum.")  # in the order of before: the columns of the history and the last bits of sums follow it
         self._sums = {n: float(sums[n]) if self._waits else sums[n].to(self._device) for n in values["sums"]}
         self._now, self._last_fired = (tensors[name].clone().to(self._device) for name in ("now", "last_fired"))
+        if self._delayed is not None and "delayed" in tensors:
+            self._delayed.restore(tensors["delayed"])
         self.step = int(values["step"])
         self.history = {name: list(column) for name, column in values["history"].items()}
 

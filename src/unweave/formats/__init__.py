@@ -1,0 +1,1 @@
+"""Dictionaries of other libraries: read, written, and exchanged through the hub."""
