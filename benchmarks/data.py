@@ -5,7 +5,7 @@ side gets the same ones: a learning rate means the same to all of them.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,6 +32,10 @@ class Rows:
     train: Tensor
     held_out: Tensor
     truth: Tensor | None = None
+
+    def to(self, device: str) -> "Rows":
+        """The same rows on a device."""
+        return replace(self, train=self.train.to(device), held_out=self.held_out.to(device))
 
     @property
     def d_in(self) -> int:

@@ -39,6 +39,12 @@ class Shape:
 
 A = tuple(Shape("A", 128, 1024, 32, batch) for batch in (64, 512, 4096))
 B = Shape("B", 768, 8192, 32, 4096)
+ON_GPU = (
+    Shape("C", 768, 16_384, 32, 4096),
+    Shape("D", 768, 65_536, 32, 4096),
+    Shape("E", 2048, 65_536, 64, 4096),
+    Shape("F", 2048, 131_072, 64, 4096),
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Plan:
     threads: Sequence[int] = (1, 2)
     rounds: int = 15
     sample_seconds: float = 0.25
+    device: str = "cpu"
     most_seconds: float = 120.0
     "a case of one shape, kind and number of threads begins no new round after so long"
 
@@ -59,7 +66,7 @@ def measure(drivers: Sequence[Driver], plan: Plan, *, tuned: bool, scratch: Path
     rows: list[dict[str, object]] = []
     most = torch.get_num_threads()
     for shape in plan.shapes:
-        data = _data(shape, scratch)
+        data = _data(shape, scratch).to(plan.device)
         for kind in plan.kinds:
             for count in (count for count in plan.threads if count <= most):
                 print(f"steps: {shape}, {kind}, {'tuned' if tuned else 'as shipped'}, threads {count}", flush=True)
@@ -81,7 +88,7 @@ def _case(
     runs: dict[str, Run] = {}
     with threads(count):
         for driver in drivers:
-            for name, task, precision in _variants(driver, _task(shape, kind, data), tuned=tuned):
+            for name, task, precision in _variants(driver, _task(shape, kind, data, plan.device), tuned=tuned):
                 runs[name] = driver.build(task)
                 sides.append(Side(name, _stepper(runs[name], data, shape), _around(runs[name], precision)))
         if OURS not in runs:
@@ -89,7 +96,7 @@ def _case(
             return []
         l0 = {name: _l0(run, data) for name, run in runs.items()}
         seconds = take_turns(
-            [*sides, *_floor(shape)],
+            [*sides, *_floor(shape, plan.device)],
             rounds=plan.rounds,
             sample_seconds=plan.sample_seconds,
             most_seconds=plan.most_seconds,
@@ -103,6 +110,8 @@ def _case(
         seconds[name] = [sum(times) for times in parts]
     times = {ours: ratios(seconds, ours) for ours in (OURS, OURS_FULL)}
     case = {"shape": asdict(shape), "kind": kind, "threads": count, "tuned": tuned, "data": data.how}
+    if plan.device != "cpu":
+        case["device"] = torch.cuda.get_device_name(plan.device)
     return [
         {
             **case,
@@ -116,9 +125,9 @@ def _case(
     ]
 
 
-def _task(shape: Shape, kind: Kind, data: Rows) -> Task:
+def _task(shape: Shape, kind: Kind, data: Rows, device: str) -> Task:
     start = _SPARSE_L0 if kind in ("relu", "jumprelu") else None
-    return Task(kind, shape.d_in, shape.d_sae, shape.k, shape.batch, _STEPS, data.train, start_l0=start)
+    return Task(kind, shape.d_in, shape.d_sae, shape.k, shape.batch, _STEPS, data.train, start_l0=start, device=device)
 
 
 def _variants(driver: Driver, task: Task, *, tuned: bool) -> Iterator[tuple[str, Task, str | None]]:
@@ -154,12 +163,12 @@ def _around(run: Run, precision: str | None) -> Callable[[], AbstractContextMana
     return around
 
 
-def _floor(shape: Shape) -> list[Side]:
+def _floor(shape: Shape, device: str) -> list[Side]:
     """The parts that no step can do without: one encoder product, Adam over both matrices, one look at the result."""
-    x, weight = torch.randn(shape.batch, shape.d_in), torch.randn(shape.d_in, shape.d_sae)
+    x, weight = torch.randn(shape.batch, shape.d_in, device=device), torch.randn(shape.d_in, shape.d_sae, device=device)
     x16, weight16 = x.bfloat16(), weight.bfloat16()
     pre, pre16 = x @ weight, x16 @ weight16
-    parameters = torch.nn.Parameter(torch.randn(2 * weight.numel()))
+    parameters = torch.nn.Parameter(torch.randn(2 * weight.numel(), device=device))
     parameters.grad = torch.randn_like(parameters)
     adam = torch.optim.Adam([parameters], fused=True)
     runs: tuple[Callable[[], object], ...] = (

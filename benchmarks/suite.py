@@ -14,7 +14,7 @@ from benchmarks import ablation, analysis, app, machine, quality, rating, readin
 from benchmarks.peers.protocol import OURS, drivers
 from unweave.core.progress import silenced
 
-Name = Literal["steps", "steps-tuned", "quality", "analysis", "ablation", "reading", "app", "rating"]
+Name = Literal["steps", "steps-tuned", "steps-gpu", "quality", "analysis", "ablation", "reading", "app", "rating"]
 NAMES: tuple[Name, ...] = get_args(Name)
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -76,6 +76,12 @@ def _measure(name: Name, options: Options) -> list[dict[str, object]]:
     if name == "quality":
         small_quality = quality.Plan(k=(32,), steps=60, kinds=("topk", "batch-topk"), held_out=2000, equal_time=False)
         return quality.measure(sides, small_quality if quick else quality.Plan(), scratch=scratch)
+    if name == "steps-gpu":
+        if not torch.cuda.is_available():
+            print("steps-gpu: this machine has no CUDA device")
+            return []
+        on_gpu = steps.Plan(shapes=steps.ON_GPU[:1] if quick else steps.ON_GPU, threads=(1,), device="cuda")
+        return steps.measure(sides, on_gpu, tuned=False, scratch=scratch)
     small_steps = steps.Plan(shapes=steps.A[:2], threads=(1,), rounds=5, sample_seconds=0.02)
     plan = small_steps if quick else steps.Plan()
     shapes = [shape for shape in (*steps.A, steps.B) if f"{shape.name}/{shape.batch}" in options.shapes]

@@ -74,8 +74,11 @@ def _line(*cells: str) -> str:
 
 def _steps(found: dict[str, Any]) -> Iterator[str]:
     """A line for each shape, kind and number of threads; more threads than one for the largest shape only."""
-    shipped = found.get("steps", {}).get("rows", [])
-    tuned = found.get("steps-tuned", {}).get("rows", [])
+    yield from _steps_of(found.get("steps", {}).get("rows", []), found.get("steps-tuned", {}).get("rows", []))
+    yield from _steps_of(found.get("steps-gpu", {}).get("rows", []), [])
+
+
+def _steps_of(shipped: Sequence[Row], tuned: Sequence[Row]) -> Iterator[str]:
     largest = max((row["shape"]["d_sae"] for row in shipped), default=0)
     for case in _cases(shipped):
         shape, kind, threads = case
@@ -85,13 +88,17 @@ def _steps(found: dict[str, Any]) -> Iterator[str]:
         beside = {row["side"]: row for row in tuned if _case(row) == case}
         what = f"step, {kind}, d_in {shape['d_in']}, d_sae {shape['d_sae']:,}, batch {shape['batch']:,}, "
         yield _line(
-            what + f"{threads} thread{'s' if threads > 1 else ''}",
+            what + (f"{threads} thread{'s' if threads > 1 else ''}" if _device(rows) == "cpu" else _device(rows)),
             f"{_number(rows[OURS]['ms']['median'])} ms",
             *_best_peer(rows, "times_unweave"),
             _best_peer(rows, "times_float32")[1],
             *_best_peer(beside, "times_unweave"),
             _over_the_floor(rows),
         )
+
+
+def _device(rows: dict[str, Row]) -> str:
+    return str(rows[OURS].get("device", "cpu"))
 
 
 def _case(row: Row) -> tuple[Any, ...]:

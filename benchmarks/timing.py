@@ -121,6 +121,8 @@ def _sample(side: Side, repeats: int) -> float:
             started = time.perf_counter()
             for _ in range(repeats):
                 side.run()
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
             return (time.perf_counter() - started) / repeats
     finally:
         gc.enable()

@@ -49,7 +49,7 @@ class _Run(Run):
             layer=0,
             lm_name="benchmark",
             seed=task.seed,
-            device="cpu",
+            device=task.device,
             **_options(task),
         )
         dictionary = self._trainer.ae

@@ -1,4 +1,4 @@
-"""Unweave, driven through `unweave.train` itself."""
+"""Unweave, driven through `unweave.train` itself, and on a GPU through the course that it takes."""
 
 import copy
 from collections.abc import Iterator
@@ -8,9 +8,11 @@ from torch import Tensor
 
 from benchmarks.peers.loops import SteppedLoop, forever
 from benchmarks.peers.protocol import KINDS, OURS, Coder, Kind, Run, Task, sparse_start
-from unweave import Training, train
+from unweave import Runtime, Training, train
 from unweave.dictionaries.base import Dictionary, DictionaryConfig
 from unweave.store.rows import TensorRows
+from unweave.train.batches import Batches
+from unweave.train.course import Course, Job
 
 NAME = OURS
 DISTRIBUTION = "unweave"
@@ -79,6 +81,30 @@ class _Run(Run):
         return Coder(trained.encode, trained.decode, trained.directions())
 
 
+class _OnDevice(Run):
+    """One dictionary in training on a GPU, where `train` reads batches in a thread of its own."""
+
+    def __init__(self, task: Task) -> None:
+        options = {"k": task.k} if task.kind in ("topk", "batch-topk") else {}
+        training = Training(steps=task.steps, batch_size=task.batch, **_OPTIONS[task.recipe])
+        job = Job(dictionary=DictionaryConfig.registry[task.kind](d_sae=task.d_sae, **options), training=training)
+        batches = Batches(TensorRows(task.rows), None, training, task.seed)
+        self._course = Course(job, batches, Runtime(device=task.device))
+        if task.start_l0 is not None:
+            dictionary = self._course.dictionary
+            sparse_start(dictionary.b_enc.data, dictionary.encode, task)
+
+    def step(self, x: Tensor) -> None:
+        self._course.take(x)
+
+    def around(self) -> AbstractContextManager[object]:
+        return self._course.at_work()
+
+    def coder(self) -> Coder:
+        trained = copy.deepcopy(self._course.dictionary).to_inference()
+        return Coder(trained.encode, trained.decode, trained.directions())
+
+
 def build(task: Task) -> Run:
     """A run of the task."""
-    return _Run(task)
+    return _Run(task) if task.device == "cpu" else _OnDevice(task)

@@ -48,11 +48,12 @@ _DEFAULT_RATE = 5e-4
 
 
 def _model(task: Task) -> SAE:
+    size = {"nb_concepts": task.d_sae, "device": task.device}
     if task.kind == "topk":
-        return TopKSAE(task.d_in, nb_concepts=task.d_sae, top_k=task.k)
+        return TopKSAE(task.d_in, top_k=task.k, **size)
     if task.kind == "batch-topk":
-        return BatchTopKSAE(task.d_in, nb_concepts=task.d_sae, top_k=task.k * task.batch)
-    return (JumpSAE if task.kind == "jumprelu" else SAE)(task.d_in, nb_concepts=task.d_sae)
+        return BatchTopKSAE(task.d_in, top_k=task.k * task.batch, **size)
+    return (JumpSAE if task.kind == "jumprelu" else SAE)(task.d_in, **size)
 
 
 def _mse(x: Tensor, x_hat: Tensor, pre_codes: Tensor, codes: Tensor, dictionary: Tensor) -> Tensor:
@@ -73,7 +74,9 @@ class _Run(Run):
         decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, 5 * (1 - step / task.steps)))
         scheduler = decay if task.recipe == "tuned" else None
         self._loop = SteppedLoop(
-            lambda next_batch: train_sae(self._model, forever(next_batch), criterion, optimizer, scheduler, nb_epochs=1)
+            lambda next_batch: train_sae(
+                self._model, forever(next_batch), criterion, optimizer, scheduler, nb_epochs=1, device=task.device
+            )
         )
 
     def step(self, x: Tensor) -> None:

@@ -43,6 +43,7 @@ class Task:
         recipe: "default" is what a user gets who sets nothing; "tuned" is Adam at 3e-3 with a decay to zero; a side may
             have more.
         amp: mixed precision where the trainer has a switch for it.
+        device: where everything lies; `rows` are there too.
         start_l0: where given, the encoder's bias is lowered until so many latents fire a row: a ReLU starts with half
             of them.
     """
@@ -58,6 +59,7 @@ class Task:
     recipe: str = "default"
     amp: bool = False
     start_l0: float | None = None
+    device: str = "cpu"
 
     def with_recipe(self, recipe: str) -> "Task":
         """The same with another recipe."""

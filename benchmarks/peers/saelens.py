@@ -49,7 +49,7 @@ class _Run(Run):
         make, configure = _CLASSES[task.kind]
         options = {"k": task.k} if task.kind in ("topk", "batch-topk") else {}
         torch.manual_seed(task.seed)
-        self._sae = make(configure(d_in=task.d_in, d_sae=task.d_sae, **options))
+        self._sae = make(configure(d_in=task.d_in, d_sae=task.d_sae, device=task.device, **options))
         sparse_start(self._sae.b_enc.data, self._sae.encode, task)
         tuned = task.recipe == "tuned"
         rate = 3e-3 if tuned else _DEFAULT_RATE
@@ -57,6 +57,7 @@ class _Run(Run):
             total_training_samples=task.steps * task.batch,
             train_batch_size_samples=task.batch,
             autocast=task.amp,
+            device=task.device,
             lr=rate,
             lr_end=rate / 10,  # as its runner sets it; a constant schedule does not use it
             lr_decay_steps=task.steps // 5 if tuned else 0,

@@ -33,12 +33,12 @@ sparsify.trainer.tqdm = _no_bar  # the bars of several runs would write over eac
 class _Rows(nn.Module):
     """Stands where the language model would: its one layer gives the batch."""
 
-    def __init__(self, d_in: int) -> None:
+    def __init__(self, d_in: int, device: str) -> None:
         super().__init__()
         self.rows = nn.Identity()
-        self.batch = torch.zeros(1, 1, d_in)
+        self.device = torch.device(device)
+        self.batch = torch.zeros(1, 1, d_in, device=self.device)
         self.dummy_inputs = {"input_ids": torch.zeros(1, 1, dtype=torch.long)}
-        self.device = torch.device("cpu")
 
     @property
     def base_model(self) -> nn.Module:
@@ -85,7 +85,7 @@ class _Run(Run):
     """One dictionary in training."""
 
     def __init__(self, task: Task) -> None:
-        model = _Rows(task.d_in)
+        model = _Rows(task.d_in, task.device)
         tokens = _Tokens(model, task.steps)
         self._trainer = Trainer(_config(task), tokens, model)
         self._sae = self._trainer.saes[_HOOK]

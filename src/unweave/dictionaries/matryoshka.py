@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from unweave.core.errors import InputError
@@ -75,32 +75,56 @@ class MatryoshkaSAE(BatchTopKSAE):
     ) -> Missed:
         """The same, ring by ring: the latents that a nested dictionary has beyond the one before it."""
         sizes = self.config.sizes()
-        ring_of = torch.bucketize(entries.latent.long(), torch.tensor(sizes, device=batch.device), right=True)
-        rings = [_only(entries, codes, (ring_of == ring).nonzero().squeeze(1)) for ring in range(len(sizes))]
+        starts = [0, *sizes[:-1]]
+        rings = [
+            _ring(entries, groups, codes, (entries.latent >= start) & (entries.latent < end), kernels, self.d_sae)
+            for start, end in zip(starts, sizes, strict=True)
+        ]
         left: list[Tensor] = []
         squares, none = [], torch.zeros_like(self.b_dec)
-        for ring, _ in rings:
+        for ring in rings:
             before, bias = (left[-1], none) if left else (batch, self.b_dec)
-            residual, _, square = kernels.reconstruct(before, ring, ring.value, self.W_dec, bias)
+            residual, _, square = kernels.reconstruct(before, ring.entries, ring.codes, self.W_dec, bias)
             left.append(residual)
             squares.append(square)
-        d_codes = torch.empty_like(codes)
+        d_codes = torch.zeros_like(codes)
         pull = torch.zeros_like(batch)
         decoder = gradient(self.W_dec)
         decoder.zero_()
-        for (ring, chosen), residual in zip(reversed(rings), reversed(left), strict=True):
+        for ring, residual in zip(reversed(rings), reversed(left), strict=True):
             pull += residual / len(sizes)  # a latent is part of every nested dictionary from its ring on
-            d_codes[chosen] = kernels.dots(pull, ring, self.W_dec) * (-2 * share)
-            kernels.accumulate(
-                kernels.group(ring, self.d_sae), ring.value, pull, out=decoder, scale=-2 * share, add=True
-            )
+            dots = kernels.dots(pull, ring.entries, self.W_dec) * (-2 * share)
+            if ring.places is not None:
+                d_codes[ring.places] = dots
+            else:
+                d_codes += torch.where(ring.inside, dots, 0.0)
+            kernels.accumulate(ring.groups, ring.codes, pull, out=decoder, scale=-2 * share, add=True)
         loss = torch.stack(squares).mean() * share
         return Missed(loss, squares[-1], left[-1], pull, d_codes)
 
 
-def _only(
-    entries: Entries, codes: Float[Tensor, " nnz"], chosen: Int64[Tensor, " some"]
-) -> tuple[Entries, Int64[Tensor, " some"]]:
-    """Some entries, in their order, with their codes as values; and which they are."""
-    offsets = torch.searchsorted(chosen, entries.offsets.long()).to(torch.int32)
-    return Entries(offsets, entries.latent[chosen], codes[chosen]), chosen
+@dataclass(frozen=True, eq=False)
+class _Ring:
+    """The entries of one ring: alone, at `places` among all; or all of them, those outside with a code of 0."""
+
+    entries: Entries
+    groups: Groups
+    codes: Float[Tensor, " nnz"]
+    inside: Bool[Tensor, " all"]
+    places: Int64[Tensor, " nnz"] | None
+
+
+def _ring(
+    entries: Entries,
+    groups: Groups,
+    codes: Float[Tensor, " nnz"],
+    inside: Bool[Tensor, " nnz"],
+    kernels: Kernels,
+    d_sae: int,
+) -> _Ring:
+    if entries.padded:  # on a device whose queue would stop if it were asked how many there are
+        return _Ring(entries, groups, torch.where(inside, codes, 0.0), inside, None)
+    places = inside.nonzero().squeeze(1)
+    offsets = torch.searchsorted(places, entries.offsets.long()).to(torch.int32)
+    alone = Entries(offsets, entries.latent[places], codes[places])
+    return _Ring(alone, kernels.group(alone, d_sae), alone.value, inside, places)

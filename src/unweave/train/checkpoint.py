@@ -12,6 +12,7 @@ from torch import Tensor
 from unweave.core.config import fingerprint
 from unweave.core.errors import StoreError
 from unweave.core.hashing import hash_tensor
+from unweave.store.drafts import disk_errors, replacing
 from unweave.train.trainer import Trainer
 
 CHECKPOINT = ".checkpoint.safetensors"
@@ -21,23 +22,20 @@ class Checkpoint:
     """The checkpoint of one training, beside the place its artifact will take."""
 
     def __init__(self, out: Path, artifact_id: str) -> None:
-        self._beside = f".{out.name}"
-        self.path = out.parent / f"{self._beside}{CHECKPOINT}"
+        self._out = Path(os.path.realpath(out)) if out.is_symlink() else out
+        self.path = self._out.with_name(f".{self._out.name}{CHECKPOINT}")
         self._id = artifact_id
 
     def save(self, trainer: Trainer) -> None:
         """Write the trainer's state; the file is the old one or the new one, never half of it."""
         tensors, values = trainer.state()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f"{self._beside}.writing-checkpoint-{os.getpid()}")  # swept with other drafts
         ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         said = json.dumps(values)
         header = {"artifact": self._id, "values": said, "checksum": _checksum(ready, said)}
-        with temporary.open("wb") as file:
-            file.write(safetensors.torch.save(ready, metadata=header))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        with disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self.path, swept_with=self._out) as draft:
+            draft.write_bytes(safetensors.torch.save(ready, metadata=header))
 
     def restore(self, trainer: Trainer) -> bool:
         """Take up an earlier training of the same artifact; one of another artifact is left for `save` to replace.

@@ -19,6 +19,7 @@ from unweave.dictionaries.kernels.reference import TorchKernels
 from unweave.store.artifact import Identity, existing, writing
 from unweave.train.batches import Batches
 from unweave.train.checkpoint import Checkpoint
+from unweave.train.precision import products
 from unweave.train.trainer import Trainer
 from unweave.train.training import Training
 
@@ -149,6 +150,16 @@ class Course:
         )
 
     @property
+    def device(self) -> torch.device:
+        """Where its steps are taken."""
+        return self._dictionary.device
+
+    @property
+    def dictionary(self) -> Dictionary:
+        """The dictionary as it stands."""
+        return self._dictionary
+
+    @property
     def step(self) -> int:
         """Steps taken."""
         return self._trainer.step if self._trainer is not None else 0
@@ -173,7 +184,7 @@ class Course:
         started, before = time.monotonic(), torch.get_num_threads()
         torch.set_num_threads(self._torch_threads)
         try:
-            with self._kernels:
+            with self._kernels, products(self.device, self.job.training.encoder_precision):
                 yield
         finally:
             torch.set_num_threads(before)

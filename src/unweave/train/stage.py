@@ -14,6 +14,7 @@ from unweave.store.rows import RowSource
 from unweave.train.batches import PEEKED_BATCHES, Batches, refuse_not_finite, source_and_stream
 from unweave.train.course import Course, Job, denormals_flushed
 from unweave.train.training import Training
+from unweave.train.transfer import on_device
 
 _BAR_EVERY_SECONDS = 0.1
 
@@ -73,7 +74,7 @@ def _steps(course: Course, batches: Batches) -> None:
     shown = time.monotonic()
     with progress(f"Training ({course.engine})", total=course.total, unit="steps") as bar, course.at_work():
         bar.advance(course.step)
-        for batch in batches.after(course.step):
+        for batch in on_device(batches.after(course.step), course.device):
             course.take(batch)
             if (now := time.monotonic()) - shown > _BAR_EVERY_SECONDS:
                 shown = now

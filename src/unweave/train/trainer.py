@@ -12,8 +12,8 @@ from unweave.core.errors import InputError
 from unweave.dictionaries.base import Dictionary, Losses, Step
 from unweave.dictionaries.kernels import Kernels
 from unweave.train.adam import Adam
-from unweave.train.transfer import Delayed
 from unweave.train.training import Training
+from unweave.train.transfer import Delayed
 
 _LOG_POINTS = 200
 _ENDLESS_WINDOW = 1000  # steps, where the length of the run is not known

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unweave.core.errors import InputError
+from unweave.dictionaries.kernels.base import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +37,9 @@ class Training:
     "see the rows in a new seeded order each epoch; off: as they are stored"
     scale_inputs: bool = True
     "train on rows scaled to variance 1 a dimension; the scale is folded back into the weights at the end"
-    encoder_precision: Literal["float32", "bfloat16"] = "bfloat16"
+    encoder_precision: Precision = "bfloat16"
     "of the encoder's product in the sparse step, its one dense product; bfloat16 is two to eight times as fast where \
-the processor has it, and costs no quality that was measured"
+the processor has it, and costs no quality that was measured; but for float32, a GPU's other products take TF32"
     dead_window: float = 0.005
     "a latent counts as dead after firing on no row for this share of the run, and"
     dead_firings: int = 300

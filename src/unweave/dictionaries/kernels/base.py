@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int, Int32, Int64
 from torch import Tensor
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tfloat32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,8 @@ class Kernels(ABC):
 
     Attributes:
         name: what a run says it took.
-        precision: of the encoder's product alone; sums of it, and all else, are float32.
+        precision: of the encoder's product alone; sums of it, and all else, are float32. What tfloat32 is depends on the
+            device and on torch's settings: a CPU has none, and computes in float32.
     """
 
     name: ClassVar[str]

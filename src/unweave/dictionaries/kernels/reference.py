@@ -105,7 +105,9 @@ class TorchKernels(Kernels):
             if one.unit:
                 gradient.sub_((gradient * weight).sum(1, keepdim=True) * weight)
             fused = weight.device.type in {"cpu", "cuda"}
-            before = torch.tensor(float(step - 1), device=weight.device if fused else "cpu")
+            before = torch.full(
+                (), float(step - 1), device=weight.device if fused else "cpu"
+            )  # a fill: no copy to wait for
             adam(
                 [weight],
                 [gradient],
