@@ -14,7 +14,7 @@ import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-pytest_plugins = ["browsing"]  # in tests/plugins: a real browser, and servers for it
+pytest_plugins = ["browsing", "faulting"]  # in tests/plugins: a real browser and servers for it; faults
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # GPU programs are tried on the CPU, where Triton is installed

@@ -10,8 +10,9 @@ from unweave.core.errors import InputError, StoreError
 from unweave.core.runtime import Runtime
 from unweave.datasets.base import DatasetConfig as _DatasetConfig
 from unweave.datasets.rows import RowsConfig as _RowsConfig
-from unweave.dictionaries.base import Dictionary, load
+from unweave.dictionaries.base import Dictionary
 from unweave.dictionaries.base import DictionaryConfig as _DictionaryConfig
+from unweave.formats import export, load, pull, push
 from unweave.models.base import ModelConfig as _ModelConfig
 from unweave.recipes.sweep import sweep
 from unweave.recipes.sweep_result import Published, Sweep
@@ -41,7 +42,10 @@ __all__ = [
     "compare",
     "compare_all",
     "dose_response",
+    "export",
     "load",
+    "pull",
+    "push",
     "splice",
     "steer",
     "sweep",

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from unweave.capture import capture
 from unweave.core.errors import InputError
-from unweave.store.activations import Activations, ActivationWriter
+from unweave.store.activation_writer import ActivationWriter
+from unweave.store.activations import Activations
 
 X = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
 
@@ -214,8 +215,8 @@ def test_shard_boundaries_change_nothing(tmp_path, shard_bytes, batch_size):
     store = capture(
         Net(), X, at="fc1", labels=labels, batch_size=batch_size, shard_bytes=shard_bytes, out=tmp_path / "a"
     )  # fmt: skip
-    rows = max(1, min(20, shard_bytes // 16))
-    assert len(list((tmp_path / "a").glob("shard-*"))) == -(-20 // rows)
+    batches = max(1, shard_bytes // (16 * batch_size))  # a shard holds whole batches
+    assert len(list((tmp_path / "a").glob("shard-*"))) == -(-20 // min(20, batches * batch_size))
     assert torch.allclose(whole(store), Net().fc1(X), atol=1e-6)
     assert torch.equal(store.example, torch.arange(20))
     assert torch.equal(store.label, labels)

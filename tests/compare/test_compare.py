@@ -15,7 +15,8 @@ from unweave.compare.latents import THRESHOLDS, compare_codes
 from unweave.core.codes import Codes
 from unweave.core.errors import InputError, StoreError
 from unweave.metrics.similarity import Cross, linear_cka
-from unweave.store.activations import ActivationWriter, RowBlock
+from unweave.store.activation_writer import ActivationWriter
+from unweave.store.activations import RowBlock
 from unweave.store.artifact import Identity, writing
 
 QUICK = Comparing(permutations=29, neighbours=3)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from unweave.core.errors import InputError, StoreError
 from unweave.dictionaries import base
-from unweave.dictionaries.base import WEIGHTS, Dictionary, DictionaryConfig, load
+from unweave.dictionaries.base import OWN, WEIGHTS, Dictionary, DictionaryConfig, load
+from unweave.dictionaries.exchange import CFG
 from unweave.store.artifact import MANIFEST
 from unweave.testing import CHECKS, example
 from unweave.testing.dictionaries.subject import Subject
@@ -97,4 +98,5 @@ def test_damage_is_one_error_that_names_the_file(dictionary: Dictionary, tmp_pat
 def test_nothing_on_disk_is_a_pickle(dictionary: Dictionary, tmp_path: Path) -> None:
     dictionary.history = {"step": [1.0]}
     dictionary.save(tmp_path / "a")
-    assert {path.name for path in (tmp_path / "a").iterdir()} == {MANIFEST, WEIGHTS, "history.parquet"}
+    found = {path.name for path in (tmp_path / "a").iterdir()}
+    assert found - {OWN} == {MANIFEST, WEIGHTS, CFG, "history.parquet"}

@@ -18,7 +18,7 @@ from unweave.dictionaries.relu_notebook import NotebookReLU
 from unweave.dictionaries.topk import TopK
 from unweave.store.artifact import read_manifest
 from unweave.store.rows import TensorRows
-from unweave.train import Job, Training, several, train, train_several
+from unweave.train import Job, Training, passes, several, train, train_several
 from unweave.train.trainer import Trainer
 
 SHORT = Training(epochs=3, batch_size=32)
@@ -37,7 +37,7 @@ def threads() -> Iterator[int]:
 
 
 class Counted(TensorRows):
-    """Rows that count the batches that were read."""
+    """Rows that count how many of them were read."""
 
     def __init__(self, rows: Tensor) -> None:
         super().__init__(rows)
@@ -46,7 +46,7 @@ class Counted(TensorRows):
     def batches(self, *args: Any, **options: Any) -> Iterator[Tensor]:
         """One epoch."""
         for batch in super().batches(*args, **options):
-            self.read += 1
+            self.read += len(batch)
             yield batch
 
 
@@ -110,20 +110,45 @@ def test_artifacts_are_those_of_training_alone(rows: Tensor, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(
-    ("jobs", "read"),
+    ("jobs", "epochs"),
     [
-        ([job(), job(TopK(d_sae=8, k=2)), job(ReLU(d_sae=16))], 30),  # one order: 3 epochs of 10 batches
-        ([job(), job(training=Training(epochs=5, batch_size=32))], 50),  # as far as the longest goes
-        ([job(seed=0), job(seed=1), job(ReLU(d_sae=8), seed=1)], 60),  # a seed has an order of its own
-        ([job(training=Training(epochs=3, batch_size=32, shuffle=False), seed=s) for s in range(3)], 30),
-        ([job(), job(training=Training(epochs=3, batch_size=64))], 45),
+        ([job(), job(TopK(d_sae=8, k=2)), job(ReLU(d_sae=16))], 3),
+        ([job(), job(training=Training(epochs=5, batch_size=32))], 5),  # as far as the longest goes
+        ([job(seed=0), job(seed=1), job(ReLU(d_sae=8), seed=1)], 6),  # a seed has an order of its own
+        ([job(training=Training(epochs=3, batch_size=32, shuffle=False), seed=s) for s in range(3)], 3),
+        ([job(), job(training=Training(epochs=3, batch_size=64)), job(training=Training(epochs=2, batch_size=7))], 3),
+        ([job(), job(training=Training(epochs=2, batch_size=299))], 3),
     ],
-    ids=["one order", "two lengths", "two seeds", "unshuffled", "two batch sizes"],
+    ids=["one order", "two lengths", "two seeds", "unshuffled", "three batch sizes", "a batch of nearly all"],
 )
-def test_a_batch_is_read_once_for_all_that_see_it(rows: Tensor, jobs: list[Job], read: int) -> None:
+def test_rows_are_read_once_for_all_that_see_them_in_one_order(rows: Tensor, jobs: list[Job], epochs: int) -> None:
     source = Counted(rows)
-    train_several(source, jobs)
-    assert source.read == read
+    found = train_several(source, jobs)
+    assert source.read == epochs * 300
+    for one, made in zip(jobs, found, strict=True):
+        assert same_bits(made, alone(rows, one))
+
+
+def test_batches_of_several_sizes_lie_across_what_is_read_at_once(
+    rows: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks of 40 rows, batches of 7, 16 and 40."""
+    monkeypatch.setattr(passes, "_CHUNK_BYTES", 40 * 4 * 8)
+    jobs = [job(training=Training(epochs=2, batch_size=size), seed=3) for size in (7, 16, 40)]
+    source = Counted(rows)
+    for one, made in zip(jobs, train_several(source, jobs), strict=True):
+        assert same_bits(made, alone(rows, one)), one
+    assert source.read == 600
+
+
+def test_several_sources_by_name(rows: Tensor) -> None:
+    sources = {"a": TensorRows(rows), "b": TensorRows(rows[:200] * 2)}
+    found = train_several(sources, {"b": [job()], "a": [job(seed=1), job(PCA(k=2))]})
+    assert same_bits(found["b"][0], alone(rows[:200] * 2, job()))
+    assert same_bits(found["a"][0], alone(rows, job(seed=1)))
+    assert isinstance(found["a"][1], Dictionary)
+    with pytest.raises(InputError, match="rows of the same names"):
+        train_several(sources, {"c": [job()]})
 
 
 def test_memory_bounds_what_is_under_way(rows: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,12 +160,12 @@ def test_memory_bounds_what_is_under_way(rows: Tensor, monkeypatch: pytest.Monke
 
     def noted(self: Any, group: list[Any], size: int) -> None:
         open_pass(self, group, size)
-        most.append(sum(len(other.courses) for other in self._passes))
+        most.append(sum(len(other.followers) for other in self._passes))
 
     monkeypatch.setattr(several._Workshop, "_open", noted)
     monkeypatch.setattr(several, "_AT_ONCE_BYTES", 2.5 * one)
     found = train_several(source, jobs)
-    assert source.read == 90  # the first two of seed 0, the third of it, and seed 1
+    assert source.read == 9 * 300  # the first two of seed 0, the third of it, and seed 1
     assert max(most) <= 2
     assert same_bits(found[2], found[0])
 
@@ -209,7 +234,7 @@ def test_one_that_is_far_ahead_waits_for_the_batches_it_has_not_seen(rows: Tenso
             alone(rows, job(out=tmp_path / "ahead"), runtime=ALWAYS)
     source = Counted(rows)
     found = train_several(source, [job(out=tmp_path / "ahead"), job(TopK(d_sae=16, k=2))], runtime=ALWAYS)
-    assert source.read == 30
+    assert source.read == 900
     assert same_bits(found[0], alone(rows, job()))
     assert same_bits(found[1], alone(rows, job(TopK(d_sae=16, k=2))))
 

@@ -1,5 +1,6 @@
 """The atlas: an artifact with everything that was found out about each latent."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,16 +12,20 @@ import pyarrow.compute as pc
 from jaxtyping import Int64, UInt8
 from matplotlib.figure import Figure
 
+from unweave.analyze.places import Placed, RowsOfExamples, placed
 from unweave.analyze.thumbnails import Thumbnails
 from unweave.core.codes import Codes
 from unweave.core.config import from_json
 from unweave.core.errors import InputError, did_you_mean
+from unweave.figures.contexts import Context, TopToken, around
 from unweave.figures.latents import LatentCard, latent_card
+from unweave.figures.places import PlacedImage
 from unweave.metrics.entries import Entries, by_latent
 from unweave.store.artifact import read_manifest
 from unweave.store.codes import load_codes
 from unweave.store.files import load_table, load_tensors
 from unweave.store.keyed import KeyedTable
+from unweave.store.layout import Layout, from_details
 from unweave.store.scratch import Scratch
 
 KIND = "atlas"
@@ -33,7 +38,10 @@ LABELS = "labels.parquet"
 SELECTIVE = "selective.parquet"
 HISTOGRAMS = "histograms.safetensors"
 THUMBNAILS = "thumbnails.safetensors"
+TOKENS = "tokens.parquet"
+TOP_TOKENS = "top_tokens.parquet"
 ORDERS = ("value", "relative", "quantile", "random")
+_PLACES_ON_A_CARD = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +92,7 @@ class Atlas:
         class_names: names of the classes, or None where the rows have no labels.
         hook_name: dotted name of the module that the rows come from.
         d_sae: number of latents.
+        layout: how the positions of rows lie in an example; None in an atlas of an earlier version.
 
     Raises:
         StoreError: the folder is no whole atlas.
@@ -98,6 +107,7 @@ class Atlas:
         self.class_names: list[str] | None = self.manifest.details["class_names"]
         self.hook_name = str(self.manifest.details["hook_name"])
         self.d_sae = int(self.manifest.details["d_sae"])
+        self.layout: Layout | None = from_details(self.manifest.details.get("layout"))
 
     @property
     def analysis(self) -> Analysis:
@@ -150,6 +160,18 @@ class Atlas:
         """Pictures of the examples in the tables, where images were given."""
         path = self.folder / THUMBNAILS
         return Thumbnails.load(path) if THUMBNAILS in self.manifest.files else None
+
+    @cached_property
+    def _rows_of_examples(self) -> RowsOfExamples | None:
+        return None if self.rows is None else RowsOfExamples.of(self.rows.example)
+
+    @cached_property
+    def _tokens(self) -> KeyedTable | None:
+        return KeyedTable(self.folder / TOKENS, "example") if TOKENS in self.manifest.files else None
+
+    @cached_property
+    def _top_tokens(self) -> KeyedTable | None:
+        return KeyedTable(self.folder / TOP_TOKENS, "latent") if TOP_TOKENS in self.manifest.files else None
 
     @cached_property
     def _histograms(self) -> tuple[np.ndarray, np.ndarray]:
@@ -228,6 +250,74 @@ class Atlas:
         examples = self.examples_of(latent, order)["example"].to_numpy()
         return None if self.thumbnails is None else self.thumbnails.of(examples)
 
+    def places_of(self, latent: int, order: str = "value", most: int | None = None) -> list[Placed]:
+        """The latent's examples in one of the `ORDERS`, each with its values at all positions of that example.
+
+        None are given where rows are whole examples, or by an atlas of an earlier version.
+
+        Raises:
+            InputError: there is no such latent or order.
+        """
+        return self.placed_at(latent, self.examples_of(latent, order)["example"].to_pylist()[:most])
+
+    def placed_at(self, latent: int, examples: Sequence[int]) -> list[Placed]:
+        """The same of any examples.
+
+        Raises:
+            InputError: there is no such latent, or an example was not captured.
+        """
+        self.check(latent)
+        rows = self._rows_of_examples
+        if self.layout is None or self.layout.kind == "whole" or self.rows is None or rows is None:
+            return []
+        return placed(self.entries, rows, self.rows.position, latent, examples)
+
+    def placed_images(self, latent: int, order: str = "value", most: int | None = None) -> list[PlacedImage]:
+        """The same as pictures, where the rows are places of images and there are pictures of them.
+
+        Raises:
+            InputError: there is no such latent or order.
+        """
+        layout, thumbnails = self.layout, self.thumbnails
+        if layout is None or layout.kind != "grid" or thumbnails is None:
+            return []
+        found = self.places_of(latent, order, most)
+        pictures = thumbnails.of(np.array([one.example for one in found], np.int64))
+        return [
+            PlacedImage(image=picture, value=one.value, box=one.box(layout), heat=one.heat(layout), area=layout.area)
+            for one, picture in zip(found, pictures, strict=True)
+        ]
+
+    def contexts_of(
+        self, latent: int, order: str = "value", most: int | None = None, *, reach: int = 12
+    ) -> list[Context]:
+        """The same as tokens around the strongest one, where the rows are tokens and the atlas knows them.
+
+        Raises:
+            InputError: there is no such latent or order.
+        """
+        if self._tokens is None:
+            return []
+        found = []
+        for one in self.places_of(latent, order, most):
+            tokens = self._tokens.rows(one.example)["tokens"][0].as_py()
+            values = np.full(len(tokens), np.nan)
+            values[one.positions] = one.values
+            found.append(around(tokens, values, one.position, reach=reach))
+        return found
+
+    def top_tokens_of(self, latent: int) -> list[TopToken]:
+        """The tokens that it fires on beyond their frequency, most of all first; none where no tokens were given.
+
+        Raises:
+            InputError: there is no such latent.
+        """
+        self.check(latent)
+        if self._top_tokens is None:
+            return []
+        table = self._top_tokens.rows(latent).select(["token", "count", "share", "expected"])
+        return [TopToken(**row) for row in table.to_pylist()]
+
     def card(self, latent: int) -> LatentCard:
         """What a picture of one latent shows.
 
@@ -245,6 +335,9 @@ class Atlas:
             class_names=self.class_names,
             class_counts=None if labels is None else np.asarray(labels["count"]),
             class_totals=self.class_totals,
+            places=self.placed_images(latent, most=_PLACES_ON_A_CARD),
+            contexts=self.contexts_of(latent, most=_PLACES_ON_A_CARD),
+            tokens=self.top_tokens_of(latent),
         )
 
     def show(self, latent: int) -> Figure:

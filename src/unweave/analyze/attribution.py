@@ -231,7 +231,7 @@ class _Seen:
 
         with evaluating(self._model), replacing(self._model, {self._at: keep}, side=self._side):
             self._model(images.to(self._like))
-        found = to_rows(read[0], self._rows, examples=len(images), name=self._at)
+        found = to_rows(read[0], self._rows, examples=len(images), name=self._at, width=self._sae.d_in)
         if found.values.shape[1] != self._sae.d_in:
             raise InputError(
                 f"{self._at!r} gives rows of width {found.values.shape[1]} with rows={self._rows!r}, the dictionary "

@@ -118,7 +118,8 @@ def image_rows(model: nn.Module, activations: Activations, image: Float[Tensor, 
         raise
     except Exception as error:  # a model may fail in any way at an image that it was not made for
         raise InputError(f"the model does not take an image {list(image.shape)}: {error}") from error
-    rows = to_rows(found, meaning, examples=1, name=name).values.float().cpu()
+    rows = to_rows(found, meaning, examples=1, name=name, layout=activations.layout, width=activations.d_in).values
+    rows = rows.float().cpu()
     if rows.shape[1] != activations.d_in:
         raise InputError(
             f"an image {list(image.shape)} gives rows of width {rows.shape[1]}, the store has {activations.d_in}: "

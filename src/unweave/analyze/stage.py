@@ -1,5 +1,6 @@
 """The stage: encode once, then everything from the codes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,16 @@ from unweave.analyze.atlas import (
     ROWS,
     SELECTIVE,
     THUMBNAILS,
+    TOKENS,
+    TOP_TOKENS,
     Analysis,
     Atlas,
 )
 from unweave.analyze.tables import LabelTables, example_columns, label_tables, latent_columns, selective_columns
 from unweave.analyze.thumbnails import ImageReader
+from unweave.analyze.tokens import TokenRows, top_token_columns
 from unweave.core.codes import Codes
-from unweave.core.config import Json
+from unweave.core.config import Json, fingerprint
 from unweave.core.errors import InputError
 from unweave.core.hashing import hash_module
 from unweave.core.progress import progress
@@ -38,11 +42,14 @@ from unweave.metrics.sparsity import Firing, firing, histograms, l0
 from unweave.store.activations import Activations
 from unweave.store.artifact import Draft, Identity, existing, writing
 from unweave.store.codes import save_codes
-from unweave.store.files import save_table, save_tensors
+from unweave.store.files import load_table, load_tensors, save_table, save_tensors
 from unweave.store.keyed import ROWS_A_GROUP
+from unweave.store.layout import as_details
 from unweave.store.scratch import Scratch
 
 _ROWS_A_BLOCK = 8192
+_TOKENS_A_LATENT = 12
+_TEXTS_A_GROUP = 64
 
 
 def analyze(
@@ -50,6 +57,7 @@ def analyze(
     activations: Activations,
     *,
     images: ImageDataset | Tensor | None = None,
+    tokens: Sequence[Sequence[str]] | None = None,
     analysis: Analysis | None = None,
     seed: int = 0,
     out: str | Path | None = None,
@@ -61,6 +69,7 @@ def analyze(
         dictionary: any dictionary, trained or a control.
         activations: rows to judge it on; held-out ones, for numbers that mean something.
         images: the captured examples as images, in the same order, to show the strongest ones.
+        tokens: of each captured text, in the same order, as the model's tokenizer splits it, to show them in context.
         analysis: sizes and thresholds.
         seed: decides the label permutations, and the examples drawn at random.
         out: folder of the atlas; temporary by default, gone with the returned object.
@@ -88,6 +97,8 @@ def analyze(
         "activations": activations.id,
         "images": reader.id if reader else "",
     }
+    if tokens is not None:
+        inputs["tokens"] = fingerprint([list(one) for one in tokens])
     identity = Identity(kind=KIND, config=analysis, inputs=inputs, seed=seed)
     scratch = Scratch() if out is None else None
     folder = scratch.path / "atlas" if scratch is not None else Path(str(out))
@@ -96,7 +107,10 @@ def analyze(
             codes, sums = encode_store(dictionary, activations)
             lengths = dictionary.directions().detach().cpu().double().norm(dim=1).numpy()
             _write(draft, codes, sums, lengths, activations, analysis, reader, seed)
+            if tokens is not None:
+                _write_tokens(draft.folder, activations, tokens)
             draft.details.update(dictionary=repr(dictionary), d_sae=dictionary.d_sae, hook_name=activations.hook_name)
+            draft.details["layout"] = as_details(activations.layout)
     return Atlas(folder, scratch)
 
 
@@ -151,10 +165,22 @@ def _write(
         save_table(draft.folder / LABELS, labels.long_columns(), rows_a_group=ROWS_A_GROUP)
         save_table(draft.folder / SELECTIVE, selective_columns(labels, analysis.selective))
     if reader is not None:
-        reader.thumbnails(examples["example"]).save(draft.folder / THUMBNAILS)
+        with_places = activations.layout is not None and activations.layout.kind == "grid"
+        reader.thumbnails(examples["example"], with_places=with_places).save(draft.folder / THUMBNAILS)
     draft.details["metrics"] = _metrics(codes, sums, fires, status, labels)
     draft.details["class_names"] = None if labels is None else labels.class_names
     draft.details["class_totals"] = None if labels is None else labels.class_totals.tolist()
+
+
+def _write_tokens(folder: Path, activations: Activations, tokens: Sequence[Sequence[str]]) -> None:
+    """The tokens of the examples that are shown, and those that each latent fires on."""
+    rows = TokenRows(tokens, activations.example.numpy(), activations.position.numpy())
+    arrays = {name: tensor.numpy() for name, tensor in load_tensors(folder / BY_LATENT).items()}
+    table = top_token_columns(Entries(**arrays, n=activations.n), rows, _TOKENS_A_LATENT)
+    save_table(folder / TOP_TOKENS, table, rows_a_group=ROWS_A_GROUP)
+    chosen = np.unique(load_table(folder / EXAMPLES, ["example"])["example"].to_numpy())
+    texts = {"example": chosen, "tokens": [list(tokens[example]) for example in chosen.tolist()]}
+    save_table(folder / TOKENS, texts, rows_a_group=_TEXTS_A_GROUP)
 
 
 def _save_arrays(path: Path, **arrays: np.ndarray) -> None:

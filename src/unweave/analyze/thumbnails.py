@@ -16,6 +16,8 @@ from unweave.datasets.base import ImageDataset
 from unweave.store.files import load_tensors, save_tensors
 
 SIDES = (96, 64, 48, 32)
+_SIDES_WITH_PLACES = (224, 160, 128)
+_PLACES_BYTES = 256 << 20
 _ALL_BYTES = 1 << 30
 _READ_AT_ONCE = 256
 
@@ -82,11 +84,12 @@ class ImageReader:
             pictures = small.round().clamp(0, 255).to(torch.uint8)
         return pictures.numpy()
 
-    def thumbnails(self, examples: Int64[np.ndarray, " k"]) -> Thumbnails:
+    def thumbnails(self, examples: Int64[np.ndarray, " k"], *, with_places: bool = False) -> Thumbnails:
         """Pictures of the examples, each once.
 
         The longer side is 96 pixels at most. Where all of them together would take more than 1 GiB it is 64, 48 or 32:
-        the first at which they do not, or 32, however many they are.
+        the first at which they do not, or 32, however many they are. Where a part of an image
+        is to be seen (`with_places`) it is 224, 160 or 128, as long as all of them take at most 256 MiB.
         """
         unique = np.unique(examples)
         if len(unique) and unique[-1] >= self.n:
@@ -94,8 +97,7 @@ class ImageReader:
                 f"example {unique[-1]} was captured but there are only {self.n:,} images: give analyze the images that "
                 "were captured, in the same order"
             )
-        fits = (side for side in SIDES if len(unique) * self.pixels(unique[:1], side).nbytes <= _ALL_BYTES)
-        side = next(fits, SIDES[-1])
+        side = self._side(unique, with_places=with_places)
         pictures = np.empty((len(unique), *self.pixels(unique[:1], side).shape[1:]), np.uint8)
         with progress("Thumbnails", total=len(unique), unit="images") as bar:
             for start in range(0, len(unique), _READ_AT_ONCE):
@@ -103,3 +105,10 @@ class ImageReader:
                 pictures[start : start + len(part)] = self.pixels(part, side)
                 bar.advance(len(part))
         return Thumbnails(unique, pictures)
+
+    def _side(self, examples: Int64[np.ndarray, " k"], *, with_places: bool) -> int:
+        room = [(side, _PLACES_BYTES) for side in _SIDES_WITH_PLACES] if with_places else []
+        for side, most in [*room, *((side, _ALL_BYTES) for side in SIDES)]:
+            if len(examples) * self.pixels(examples[:1], side).nbytes <= most:
+                return side
+        return SIDES[-1]

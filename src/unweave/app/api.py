@@ -14,6 +14,7 @@ from unweave.app.notes import Note
 from unweave.app.opened import Library, OpenAtlas, OpenRun
 from unweave.app.own_image import ask
 from unweave.app.pictures import example_png
+from unweave.app.places import scale_png, strip_png, top_tokens
 from unweave.app.schema import (
     Attributed,
     Companion,
@@ -32,6 +33,7 @@ from unweave.app.schema import (
     Steered,
     SteerOrder,
     StudyProgress,
+    TokenShare,
 )
 from unweave.app.steering import dose_curve, steer_by
 from unweave.app.studies import studies
@@ -142,6 +144,26 @@ def _latents(api: APIRouter, library: Library) -> None:
     @api.get("/runs/{run}/latents/{latent}/examples", summary="The examples that a latent is shown by")
     def shown(run: str, latent: int, order: str = "value", of: Of = None) -> list[Example]:
         return examples(_atlas(library, run, of, latent), latent, order)
+
+    @api.get(
+        "/runs/{run}/latents/{latent}/places/{example}.png",
+        response_class=Response,
+        summary="An example with the latent's strongest place framed, that place enlarged, and all places",
+    )
+    def places(run: str, latent: int, example: int, of: Of = None) -> Response:
+        opened = _atlas(library, run, of, latent)
+        try:
+            return _png(strip_png(opened, latent, example))
+        except InputError as error:
+            raise HTTPException(404, str(error)) from None
+
+    @api.get("/heat-scale.png", response_class=Response, summary="The colours of values from 0 to the largest")
+    def scale() -> Response:
+        return _png(scale_png())
+
+    @api.get("/runs/{run}/latents/{latent}/tokens", summary="The tokens that a latent fires on beyond their frequency")
+    def tokens(run: str, latent: int, of: Of = None) -> list[TokenShare]:
+        return top_tokens(_atlas(library, run, of, latent), latent)
 
     @api.put("/runs/{run}/latents/{latent}/note", summary="Name a latent, and write down what is known of it")
     def note(run: str, latent: int, note: NoteText, of: Of = None) -> NoteText:

@@ -58,6 +58,7 @@ class Network:
         self.at = activations.hook_name
         self.meaning: RowMeaning = config["rows"]
         self.side: Side = config["side"]
+        self.layout = activations.layout
         self.class_names = list(class_names)
         self.lock = threading.Lock()
 
@@ -73,7 +74,9 @@ class Network:
             values = batch.values.mean(0, keepdim=True)
             if len(images) > 1 and not rest.shortcut:
                 raise InputError(f"A mean over images has no answer of the model's: {rest.why}. Choose one image.")
-            read = to_rows(values, self.meaning, examples=1, name=self.at)
+            read = to_rows(
+                values, self.meaning, examples=1, name=self.at, layout=self.layout, width=self.dictionary.d_in
+            )
             rows = read.values.to(self.dictionary.device, self.dictionary.directions().dtype)
             return Source(name, values, rows, self.dictionary.encode(rows), batch)
 
@@ -86,7 +89,7 @@ class Network:
     @torch.no_grad()
     def answers(self, source: Source, rows: Sequence[Float[Tensor, "m d_in"]]) -> Float[Tensor, "v outputs"]:
         """The model's answers to variants of the source's rows."""
-        values = torch.cat([with_rows(source.values, one, self.meaning) for one in rows])
+        values = torch.cat([with_rows(source.values, one, self.meaning, layout=self.layout) for one in rows])
         with self.lock:
             return source.batch(values, torch.zeros(len(rows), dtype=torch.int64)).double().cpu()
 

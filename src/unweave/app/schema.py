@@ -100,6 +100,25 @@ class Example(BaseModel):
     value: float
     label: str | None = None
     image: str = Field(description="address of its picture")
+    places: str | None = Field(None, description="address of a strip: its strongest place framed, enlarged, all places")
+    context: list["ContextToken"] = Field([], description="tokens around its strongest one, where rows are tokens")
+
+
+class ContextToken(BaseModel):
+    """A token of an example; its value is null where it has no row."""
+
+    text: str
+    value: float | None
+    strongest: bool
+
+
+class TokenShare(BaseModel):
+    """A token that a latent fires on beyond its frequency."""
+
+    token: str
+    count: int = Field(description="rows of it on which the latent fires")
+    share: float = Field(description="of all rows on which it fires")
+    expected: float = Field(description="the token's share of all rows: the null")
 
 
 class Neighbour(BaseModel):

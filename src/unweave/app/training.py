@@ -12,7 +12,8 @@ from unweave.dictionaries.base import KIND as DICTIONARY
 from unweave.models.classifier import KIND as MODEL
 from unweave.models.classifier import load_curves
 from unweave.store.files import load_table
-from unweave.train.checkpoint import CHECKPOINT, read_history
+from unweave.store.verify import CHECKPOINT
+from unweave.train.checkpoint import read_history
 
 _MOST_POINTS = 400
 

@@ -11,6 +11,7 @@ from unweave.analyze.related import coactive_latents, similar_latents
 from unweave.app.latents import Query, chosen
 from unweave.app.notes import Note
 from unweave.app.opened import OpenAtlas
+from unweave.app.places import contexts, has_places, strip_address
 from unweave.app.schema import (
     ArtifactSummary,
     ClassShare,
@@ -165,6 +166,8 @@ def examples(opened: OpenAtlas, latent: int, order: str = "value") -> list[Examp
     if order not in ORDERS:
         raise InputError(f"there is no order {order!r}: {did_you_mean(order, ORDERS)}")
     table = opened.atlas.examples_of(latent, order).to_pydict()
+    told = contexts(opened, latent, order) or [[] for _ in table["example"]]
+    placed = has_places(opened)
     return [
         Example(
             example=example,
@@ -172,8 +175,12 @@ def examples(opened: OpenAtlas, latent: int, order: str = "value") -> list[Examp
             value=value,
             label=opened.label_of_example(example),
             image=image_address(opened, example),
+            places=strip_address(opened, latent, example) if placed else None,
+            context=context,
         )
-        for example, position, value in zip(table["example"], table["position"], table["value"], strict=True)
+        for example, position, value, context in zip(
+            table["example"], table["position"], table["value"], told, strict=True
+        )
     ]
 
 

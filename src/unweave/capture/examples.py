@@ -1,6 +1,8 @@
 """Where examples come from, with the index and label of each beside it, whatever order they come in."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+import copy
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -11,20 +13,24 @@ from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from unweave.core.errors import InputError
 from unweave.core.hashing import hash_tensor
-from unweave.datasets.base import ImageDataset
+from unweave.datasets.base import Dataset, ImageDataset, TextDataset
 
-Examples = Tensor | ImageDataset | Iterable[Any]
+Examples = Tensor | Dataset | Iterable[Any]
+Tokenize = Callable[..., Mapping[str, Tensor]]
+"""From a list of texts to the keyword arguments of a model: the method `tokenize` of one that reads texts."""
+
 _LABEL_KEYS = ("labels", "label", "targets", "target")
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Inputs of one forward pass, and the index and label of each example."""
+    """Inputs of one forward pass, the index and label of each example, and of texts which tokens are real [b, t]."""
 
     inputs: tuple[Any, ...]
     keywords: dict[str, Any]
     example: Int64[Tensor, " b"]
     label: Int64[Tensor, " b"] | None
+    mask: Tensor | None = None
 
 
 class ExampleStream:
@@ -39,7 +45,12 @@ class ExampleStream:
     """
 
     def __init__(
-        self, examples: Examples, labels: Tensor | Sequence[int] | None, batch_size: int, class_names: list[str] | None
+        self,
+        examples: Examples,
+        labels: Tensor | Sequence[int] | None,
+        batch_size: int,
+        class_names: list[str] | None,
+        tokenize: Tokenize | None = None,
     ) -> None:
         self._examples = examples
         self._batch_size = batch_size
@@ -49,7 +60,13 @@ class ExampleStream:
         self.class_names = class_names
         self.total: int | None = None
         self.id: str | None = None
-        if isinstance(examples, ImageDataset):
+        self._tokenize = tokenize
+        if isinstance(examples, TextDataset) and tokenize is None:
+            raise InputError(
+                "the examples are texts, and the model has no tokenizer of its own (a method `tokenize`); give batches "
+                "of token ids, or choose a model of texts"
+            )
+        if isinstance(examples, (ImageDataset, TextDataset)):
             self._labels = examples.labels if self._labels is None else self._labels
             self.class_names = class_names or examples.class_names
             self.total, self.id = len(examples), examples.id
@@ -70,9 +87,39 @@ class ExampleStream:
         """Fingerprint of the labels given apart from the examples."""
         return "" if self._labels is None else hash_tensor(self._labels)
 
+    @property
+    def seekable(self) -> bool:
+        """Whether examples can be had by their index, in any order."""
+        return self.total is not None
+
+    def at_epoch(self, epoch: int) -> "ExampleStream":
+        """The examples as they are at one pass over them, for data that are drawn anew at each."""
+        stream = copy.copy(self)
+        for source in (self._examples, getattr(self._examples, "dataset", None)):
+            if isinstance(source, ImageDataset):
+                stream._examples = source.at_epoch(epoch)
+            elif callable(set_epoch := getattr(source, "set_epoch", None)):
+                set_epoch(epoch)  # a stream of `datasets` shuffles by it
+        return stream
+
+    def ordered(self, order: Iterable[Int64[Tensor, " _"]]) -> Iterator[Batch]:
+        """Batches of the examples with these indices, where they are `seekable`; read as they are asked for."""
+        return self._unpacked(self._at(order))
+
     def __iter__(self) -> Iterator[Batch]:
         seen = 0
-        for index, batch in self._indexed():
+        for batch in self._unpacked(self._indexed()):
+            seen += len(batch.example)
+            yield batch
+        if seen == 0:
+            raise InputError("there are no examples to capture")
+        if self.total is None and self._labels is not None and len(self._labels) != seen:
+            raise InputError(f"there are {len(self._labels):,} labels for {seen:,} examples")
+
+    def _unpacked(self, indexed: Iterator[tuple[Tensor | None, Any]]) -> Iterator[Batch]:
+        """Batches as they were read, with the indices and labels that belong to them."""
+        seen = 0
+        for index, batch in indexed:
             inputs, keywords, own = _unpack(batch)
             size = len(inputs[0] if inputs else next(iter(keywords.values())))
             if size == 0:
@@ -85,17 +132,16 @@ class ExampleStream:
             if own is not None and len(own) != size:
                 raise InputError(f"a batch has {len(own)} labels for {size} examples")
             seen += size
-            yield Batch(inputs, keywords, example, self._label(example, own))
-        if seen == 0:
-            raise InputError("there are no examples to capture")
-        if self.total is None and self._labels is not None and len(self._labels) != seen:
-            raise InputError(f"there are {len(self._labels):,} labels for {seen:,} examples")
+            yield Batch(inputs, keywords, example, self._label(example, own), keywords.get("attention_mask"))
 
     def _indexed(self) -> Iterator[tuple[Tensor | None, Any]]:
         examples = self._examples
         if isinstance(examples, ImageDataset):
             for batch in examples.batches(self._batch_size):
                 yield batch.example, batch.images
+        elif isinstance(examples, TextDataset):
+            for index in torch.arange(len(examples)).split(self._batch_size):
+                yield index, self._tokens(examples, index)
         elif isinstance(examples, Tensor):
             for start in range(0, len(examples), self._batch_size):
                 part = examples[start : start + self._batch_size]
@@ -105,8 +151,28 @@ class ExampleStream:
             order = [torch.tensor(list(batch)) for batch in examples.batch_sampler]
             yield from zip(order, _in_order(examples, order), strict=True)
         else:
+            assert not isinstance(examples, Dataset), "a data set is one of images or one of texts"
             for batch in examples:
                 yield None, batch
+
+    def _at(self, order: Iterable[Tensor]) -> Iterator[tuple[Tensor, Any]]:
+        examples = self._examples
+        if isinstance(examples, ImageDataset):
+            asked, read = itertools.tee(order)
+            for index, pixels in zip(asked, examples.stream(read), strict=True):
+                yield index, pixels.float() / 255
+        elif isinstance(examples, TextDataset):
+            yield from ((index, self._tokens(examples, index)) for index in order)
+        elif isinstance(examples, Tensor):
+            yield from ((index, examples[index]) for index in order)
+        else:
+            assert _has_indices(examples)
+            listed = list(order)
+            yield from zip(listed, _in_order(examples, listed), strict=True)
+
+    def _tokens(self, examples: TextDataset, index: Tensor) -> dict[str, Tensor]:
+        assert self._tokenize is not None
+        return dict(self._tokenize([examples.texts[int(one)] for one in index]))
 
     def _label(self, example: Tensor, own: Tensor | None) -> Tensor | None:
         if self._labels is None:

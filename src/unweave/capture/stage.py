@@ -10,14 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from unweave.capture.examples import Batch, Examples, ExampleStream
+from unweave.capture.places import Layouts
 from unweave.core.config import fingerprint
 from unweave.core.errors import InputError
 from unweave.core.hashing import crc32_of_file, hash_module
 from unweave.core.progress import progress
 from unweave.models.hooks import HookPoints, Side, resolve
+from unweave.models.places import Prefix
 from unweave.models.rows import RowMeaning, to_rows
-from unweave.store.activations import DTYPES, KIND, Activations, ActivationWriter, RowBlock
+from unweave.store.activation_writer import ActivationWriter
+from unweave.store.activations import DTYPES, KIND, Activations, RowBlock
 from unweave.store.artifact import MANIFEST, Draft, Identity, existing, writing
+from unweave.store.layout import Layout, as_details
 from unweave.store.scratch import Scratch
 
 Precision = Literal["float32", "float16", "bfloat16"]
@@ -39,6 +43,10 @@ class Capture:
     "subtracted from the images, one number or one a channel, before the model sees them"
     std: tuple[float, ...] = ()
     "the images are divided by it, one number or one a channel"
+    layout: Layout | None = None
+    "how positions lie in an example; found from the shapes where it is not given"
+    prefix: Prefix = "keep"
+    "whether tokens before those of an image's patches (class token, registers) give rows: keep or drop"
 
 
 @overload
@@ -54,10 +62,13 @@ def capture(
     dtype: Precision = ...,
     mean: Sequence[float] = ...,
     std: Sequence[float] = ...,
+    layout: Layout | None = ...,
+    prefix: Prefix = ...,
     batch_size: int = ...,
     class_names: Sequence[str] | None = ...,
     shard_bytes: int = ...,
     overwrite: bool = ...,
+    source: Mapping[str, Any] | None = ...,
 ) -> Activations: ...
 @overload
 def capture(
@@ -72,10 +83,13 @@ def capture(
     dtype: Precision = ...,
     mean: Sequence[float] = ...,
     std: Sequence[float] = ...,
+    layout: Layout | None = ...,
+    prefix: Prefix = ...,
     batch_size: int = ...,
     class_names: Sequence[str] | None = ...,
     shard_bytes: int = ...,
     overwrite: bool = ...,
+    source: Mapping[str, Any] | None = ...,
 ) -> dict[str, Activations]: ...
 def capture(
     model: nn.Module,
@@ -89,17 +103,20 @@ def capture(
     dtype: Precision = "float32",
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
+    layout: Layout | None = None,
+    prefix: Prefix = "keep",
     batch_size: int = 256,
     class_names: Sequence[str] | None = None,
     shard_bytes: int = 256 << 20,
     overwrite: bool = False,
+    source: Mapping[str, Any] | None = None,
 ) -> Activations | dict[str, Activations]:
     """Capture hidden activations of any module into an activation store.
 
     Args:
         model: any module; it runs where its parameters lie, in evaluation mode, and is left as it was.
-        examples: a tensor [n, …], a data set, a `DataLoader`, or any iterable of batches: tensors, (inputs, labels), or
-            mappings that become keyword arguments.
+        examples: a tensor [n, …], a data set (of texts, for a model with a tokenizer), a `DataLoader`, or any iterable
+            of batches: tensors, (inputs, labels), or mappings that become keyword arguments.
         at: one module's dotted name; or a list of names and globs, all captured in the same pass.
         rows: what a row is: `flatten`, `pool` (mean over positions), `position` (each place or token), `cls`.
         labels: class of each example, in the order of the data set.
@@ -109,10 +126,13 @@ def capture(
         dtype: precision of the stored rows.
         mean: subtracted from the inputs, one number or one a channel.
         std: the inputs are divided by it.
+        layout: how positions lie in an example (a grid over the image, tokens); found from the shapes by default.
+        prefix: whether tokens before those of an image's patches (class token, registers) give rows: keep or drop.
         batch_size: examples a forward pass, where `examples` does not come in batches.
         class_names: names of the classes.
         shard_bytes: size of a shard; memory stays below two of them for each hook point.
         overwrite: replace another artifact in `out`.
+        source: what the manifest is to say of where model and examples came from, as JSON values.
 
     Returns:
         The store, or one for each hook point where `at` is a list.
@@ -128,6 +148,8 @@ def capture(
         dtype=dtype,
         mean=tuple(mean),
         std=tuple(std),
+        layout=layout,
+        prefix=prefix,
     )
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype!r} is none of {', '.join(DTYPES)}")
@@ -138,11 +160,12 @@ def capture(
     names = resolve(model, config.at)
     if isinstance(at, str) and len(names) > 1:
         raise InputError(f"{at!r} stands for {len(names)} modules; give a list, at=[{at!r}], to capture them all")
-    stream = ExampleStream(examples, labels, batch_size, list(class_names) if class_names is not None else None)
+    named = list(class_names) if class_names is not None else None
+    stream = ExampleStream(examples, labels, batch_size, named, tokenize=getattr(model, "tokenize", None))
     scratch = Scratch() if out is None else None
     root = scratch.path / "activations" if scratch is not None else Path(str(out))
     folders = {name: root if isinstance(at, str) else root / (name or "(model)") for name in names}
-    _capture(model, stream, config, folders, shard_bytes, overwrite)
+    _capture(model, stream, config, folders, shard_bytes, overwrite, source)
     stores = {name: Activations(folder) for name, folder in folders.items()}
     if scratch is not None:
         stores = {name: store.keep(scratch) for name, store in stores.items()}
@@ -156,12 +179,16 @@ def _capture(
     folders: Mapping[str, Path],
     shard_bytes: int,
     overwrite: bool,
+    source: Mapping[str, Any] | None,
 ) -> None:
     model_id = hash_module(model)
     inputs = {
         name: {"model": model_id, "examples": stream.id or "a loader", "labels": stream.labels_id} for name in folders
     }
     settings = {name: getattr(config, name) for name in ("rows", "side", "dtype", "mean", "std")}
+    if config.layout is not None or config.prefix != "keep":  # stores of earlier versions know neither
+        settings |= {"layout": as_details(config.layout), "prefix": config.prefix}
+    layouts = Layouts(model, config.rows, config.layout, config.prefix)
     identities = {
         name: Identity(
             kind=KIND, config={"at": name, **settings, "class_names": stream.class_names}, inputs=inputs[name]
@@ -182,17 +209,24 @@ def _capture(
         for name in missing:
             draft = stack.enter_context(writing(folders[name], identities[name], overwrite=overwrite))
             writers[name] = (draft, ActivationWriter(draft.folder, dtype=config.dtype, shard_bytes=shard_bytes))
-        examples = _write_rows(model, stream, config, {name: writer for name, (_, writer) in writers.items()})
+        examples = _write_rows(model, stream, config, layouts, {name: writer for name, (_, writer) in writers.items()})
         for name, (draft, writer) in writers.items():
             draft.details.update(
                 writer.close(), hook_name=name, rows=config.rows, examples=examples, class_names=stream.class_names
             )
+            draft.details["layout"] = as_details(layouts.known(name))
+            if source is not None:
+                draft.details["source"] = dict(source)
             if stream.id is None:  # what a loader gave is known by now: two loaders never leave the same fingerprint
                 inputs[name]["examples"] = fingerprint([crc32_of_file(p) for p in sorted(draft.folder.iterdir())])
 
 
 def _write_rows(
-    model: nn.Module, stream: ExampleStream, config: Capture, writers: Mapping[str, ActivationWriter]
+    model: nn.Module,
+    stream: ExampleStream,
+    config: Capture,
+    layouts: Layouts,
+    writers: Mapping[str, ActivationWriter],
 ) -> int:
     points = HookPoints(model, list(writers), side=config.side)
     device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
@@ -204,7 +238,7 @@ def _write_rows(
             inputs = [_ready(value, config, device) for value in batch.inputs]
             keywords = {key: _ready(value, config, device) for key, value in batch.keywords.items()}
             for name, tensor in points.read(*inputs, **keywords).items():
-                block = _block(tensor, batch, config, name)
+                block = _block(tensor, batch, config, name, layouts.of(name, tensor, inputs, keywords))
                 width = block.activations.shape[1]
                 if widths.setdefault(name, width) != width:
                     raise InputError(
@@ -217,23 +251,19 @@ def _write_rows(
     return examples
 
 
-def _block(tensor: Tensor, batch: Batch, config: Capture, name: str) -> RowBlock:
-    rows = to_rows(tensor, config.rows, examples=len(batch.example), name=name)
+def _block(tensor: Tensor, batch: Batch, config: Capture, name: str, layout: Layout) -> RowBlock:
+    rows = to_rows(tensor, config.rows, examples=len(batch.example), name=name, layout=layout, mask=batch.mask)
+    example = batch.example[rows.example]
     # A copy: a view would keep all tokens of a batch in memory for its first, and change with a loader's own buffer.
     values = rows.values.to("cpu", DTYPES[config.dtype], copy=True)
     if not bool(torch.isfinite(values.sum())) and not bool((finite := torch.isfinite(values).all(1)).all()):
         row = int((~finite).nonzero()[0])
         what = f"{name!r} gives NaN or Inf ({config.dtype})"
         raise InputError(
-            f"{what} for {int((~finite).sum())} rows of a batch, first for example "
-            f"{int(batch.example[row // rows.per_example])}; check the model, its inputs, or use float32"
+            f"{what} for {int((~finite).sum())} rows of a batch, first for example {int(example[row])}; check the "
+            "model, its inputs, or use float32"
         )
-    return RowBlock(
-        values,
-        batch.example.repeat_interleave(rows.per_example),
-        rows.position,
-        None if batch.label is None else batch.label.repeat_interleave(rows.per_example),
-    )
+    return RowBlock(values, example, rows.position, None if batch.label is None else batch.label[rows.example])
 
 
 def _ready(value: Any, config: Capture, device: torch.device) -> Any:

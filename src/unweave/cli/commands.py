@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import tyro
 from rich.console import Console
@@ -12,6 +12,7 @@ from unweave.analyze import Analysis, analyze
 from unweave.capture import Capture, capture
 from unweave.cli.bench import bench_command
 from unweave.cli.compare import compare_command
+from unweave.cli.exchange import export_command, import_command, pull_command, push_command
 from unweave.cli.map import map_command
 from unweave.cli.parsing import component, parse, taken, unfilled
 from unweave.cli.query import query_command
@@ -20,15 +21,18 @@ from unweave.cli.serve import serve_command
 from unweave.cli.steer import steer_command
 from unweave.cli.study import study_command
 from unweave.cli.sweep import sweep_command
+from unweave.cli.verify import verify_command
+from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
-from unweave.core.seeds import torch_generator
-from unweave.datasets.base import DatasetConfig, Split
+from unweave.datasets.base import DatasetConfig, Split, TextDataset
 from unweave.datasets.digits import Digits
-from unweave.dictionaries.base import DictionaryConfig, load
+from unweave.dictionaries.base import DictionaryConfig
 from unweave.dictionaries.topk import TopK
+from unweave.formats import load
 from unweave.models.base import ModelConfig
 from unweave.models.hooks import resolve
 from unweave.models.mlp import MLP
+from unweave.recipes.sources import Source, captured_dataset, open_data, source_of
 from unweave.report import build_report
 from unweave.store.activations import Activations
 from unweave.train import Training, train
@@ -56,7 +60,7 @@ class CaptureArguments(StageArguments):
     out: Path
     "folder of the activation store; several hook points get a subfolder each"
     data: DatasetConfig = field(default_factory=Digits)
-    "the images"
+    "the images or texts"
     split: Split = "train"
     "which part of them"
     data_dir: Path | None = None
@@ -64,7 +68,7 @@ class CaptureArguments(StageArguments):
     model: ModelConfig = field(default_factory=MLP)
     "the network"
     batch_size: int = 256
-    "images a forward pass"
+    "examples a forward pass"
 
 
 def capture_command(given: list[str], program: str) -> None:
@@ -72,18 +76,19 @@ def capture_command(given: list[str], program: str) -> None:
     default = unfilled(CaptureArguments, capture=unfilled(Capture))
     read = parse(CaptureArguments, default, given, program=program, description=_text(capture_command))
     read.runtime.apply()
-    images = read.data.load(read.split, read.data_dir)
-    model = read.model.build(images.shape, len(images.class_names), torch_generator(read.seed, "model"))
-    model.to(read.runtime.torch_device())
+    source = Source(data=read.data, split=read.split, data_dir=read.data_dir, model=read.model, seed=read.seed)
+    examples = source.dataset()
+    model = source.build(examples).to(read.runtime.torch_device())
     options = {name: getattr(read.capture, name) for name in ("rows", "side", "dtype", "mean", "std")}
     names = resolve(model, read.capture.at)
     captured = capture(
         model,
-        images,
+        examples,
         at=names[0] if len(names) == 1 else names,
         out=read.out,
         batch_size=read.batch_size,
         overwrite=read.overwrite,
+        source=source.as_json(),
         **options,
     )
     for store in captured.values() if isinstance(captured, dict) else [captured]:
@@ -124,14 +129,14 @@ def train_command(given: list[str], program: str) -> None:
 class AnalyzeArguments(StageArguments):
     """Flags of `unweave analyze`."""
 
-    dictionary: tyro.conf.Positional[Path]
-    "a dictionary's folder"
+    dictionary: tyro.conf.Positional[str]
+    "a dictionary's folder, another library's, or hf://ORG/REPO[/FOLDER]"
     activations: tyro.conf.Positional[Path]
     "the activation store to judge it on: held-out rows"
     out: Path
     "folder of the atlas"
     data: DatasetConfig | None = None
-    "the images that were captured, to show the strongest examples"
+    "the images or texts that were captured, to show the strongest examples; by default as the store says"
     split: Split = "test"
     "which part of them"
     data_dir: Path | None = None
@@ -148,10 +153,11 @@ def analyze_command(given: list[str], program: str) -> None:
     offer = "" if data else f"\n\n--data NAME shows the strongest examples as images: {known}."
     read = parse(AnalyzeArguments, default, given, program=program, description=_text(analyze_command) + offer)
     read.runtime.apply()
+    activations = Activations(read.activations)
     atlas = analyze(
         load(read.dictionary).to(read.runtime.torch_device()),
-        Activations(read.activations),
-        images=None if read.data is None else read.data.load(read.split, read.data_dir),
+        activations,
+        **_shown(read, activations),
         analysis=read.analysis,
         seed=read.seed,
         out=read.out,
@@ -160,6 +166,26 @@ def analyze_command(given: list[str], program: str) -> None:
     for name, value in atlas.metrics.items():
         console.print(f"{name:42} {value:.6g}")
     console.print(f"Atlas: {atlas.folder}")
+
+
+def _shown(read: AnalyzeArguments, activations: Activations) -> dict[str, Any]:
+    """The images to show, or the tokens of the texts, where they are known."""
+    source = source_of(activations)
+    if read.data is not None:
+        data = open_data(read.data, None if source is None else source.model, read.split, read.data_dir)
+    elif source is None:
+        return {}
+    else:
+        try:
+            data = captured_dataset(activations, read.data_dir)
+        except InputError as error:
+            console.print(f"The examples are not shown: {error}")
+            return {}
+    if not isinstance(data, TextDataset):
+        return {"images": data}
+    if source is None:
+        raise InputError(f"{activations.folder} does not say by which model's tokenizer its texts were read")
+    return {"tokens": source.build(data).tokens(data.texts)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +220,11 @@ COMMANDS: dict[str, Callable[[list[str], str], None]] = {
     "query": query_command,
     "study": study_command,
     "map": map_command,
+    "import": import_command,
+    "export": export_command,
+    "push": push_command,
+    "pull": pull_command,
     "report": report_command,
+    "verify": verify_command,
     "serve": serve_command,
 }

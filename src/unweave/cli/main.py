@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from unweave.cli.commands import COMMANDS
+from unweave.cli.ranks import begin, launch, silent
+from unweave.core.distributed import RankLostError
 from unweave.core.errors import InputError, did_you_mean
 
 _BAD_INPUT = 2
@@ -26,16 +28,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a pipe may know fewer letters than formulas use
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        _dispatch(given)
+        if given[:1] == ["--ranks"]:
+            return launch(given[1:], debug=debug)
+        with begin(given):
+            _dispatch(given)
     except SystemExit as end:  # help was asked for
         return int(end.code or 0)
+    except RankLostError as lost:
+        errors.quiet = not str(lost) or silent()
+        errors.print(f"error: {lost}", markup=False)
+        return _FAULT
     except InputError as error:
         if debug:
             raise
+        errors.quiet = silent()
         errors.print("[bold red]error:[/] ", end="")
         errors.print(str(error), markup=False)
         return _BAD_INPUT
     except KeyboardInterrupt:
+        errors.quiet = silent()
         errors.print("interrupted; the same command goes on from the last checkpoint")
         return _INTERRUPTED
     except BrokenPipeError:  # what we print is read no further
@@ -44,9 +55,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        errors.print(f"fault: {type(error).__name__}: {error} (Unweave's own; --debug shows where)", markup=False)
+        errors.quiet = silent()
+        errors.print(_fault(error), markup=False)
         return _FAULT
     return 0
+
+
+def _fault(error: Exception) -> str:
+    """What is said of an error that nobody expected: the machine's or Unweave's own."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"error: {where}{error.strerror} (--debug shows where)"
+    if isinstance(error, MemoryError):
+        return f"error: the memory of this machine does not suffice ({error}); --debug shows where"
+    return f"fault: {type(error).__name__}: {error} (Unweave's own; --debug shows where)"
 
 
 def _dispatch(given: list[str]) -> None:

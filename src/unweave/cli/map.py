@@ -10,7 +10,7 @@ from unweave.analyze.atlas import Atlas
 from unweave.analyze.maps import METHODS, write_map
 from unweave.cli.parsing import parse, unfilled
 from unweave.core.errors import InputError, did_you_mean
-from unweave.dictionaries.base import load
+from unweave.formats import load
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
@@ -19,8 +19,8 @@ console = Console(highlight=False, soft_wrap=True, markup=False)
 class MapArguments:
     """Flags of `unweave map`."""
 
-    dictionary: tyro.conf.Positional[Path]
-    "a dictionary's folder"
+    dictionary: tyro.conf.Positional[str]
+    "a dictionary's folder, another library's, or hf://ORG/REPO[/FOLDER]"
     out: Path
     "folder of the map"
     method: str = METHODS[0]

@@ -14,15 +14,16 @@ from unweave.cli.parsing import component, parse, taken, unfilled
 from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
 from unweave.core.seeds import torch_generator
-from unweave.datasets.base import DatasetConfig, ImageDataset, Split
+from unweave.datasets.base import DatasetConfig, ImageDataset, Split, images_of
 from unweave.datasets.digits import Digits
-from unweave.dictionaries.base import load
 from unweave.figures.files import write
+from unweave.formats import load
 from unweave.models.base import ModelConfig
 from unweave.models.hooks import Side, evaluating
 from unweave.models.mlp import MLP
 from unweave.models.pixel_decoder import load_decoder
 from unweave.models.rows import RowMeaning
+from unweave.recipes.sources import build_model, open_data
 from unweave.steer import Response, Splice, dose_response, splice
 from unweave.steer.stage import DOSES, DoseOp, DoseUnit
 
@@ -58,8 +59,8 @@ Doses = Annotated[tuple[float, ...], _listed(float, "doses are numbers such as 0
 class SteerArguments:
     """Flags of `unweave steer`."""
 
-    dictionary: tyro.conf.Positional[Path]
-    "a dictionary's folder"
+    dictionary: tyro.conf.Positional[str]
+    "a dictionary's folder, another library's, or hf://ORG/REPO[/FOLDER]"
     latents: Latents
     "the latents to move, one at a time"
     out: Path
@@ -124,8 +125,8 @@ def steer_command(given: list[str], program: str) -> None:
 
 def _steer(read: SteerArguments) -> tuple[Response, Splice]:
     device = read.runtime.torch_device()
-    images = read.data.load(read.split, read.data_dir)
-    model = read.model.build(images.shape, len(images.class_names), torch_generator(read.seed, "model")).to(device)
+    images = images_of(open_data(read.data, read.model, read.split, read.data_dir))
+    model = build_model(read.model, images, read.seed).to(device)
     sae = load(read.dictionary).to(device)
     decoder = None if read.decoder is None else load_decoder(read.decoder).module.to(device)
     examples, labels = _drawn(images, read.examples, read.seed)

@@ -4,10 +4,13 @@ import contextlib
 import hashlib
 import inspect
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from unweave.core.config import fingerprint
 
 
 def hash_tensor(*tensors: Tensor) -> str:
@@ -17,6 +20,11 @@ def hash_tensor(*tensors: Tensor) -> str:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def hash_tensors(tensors: Mapping[str, Tensor], *words: str) -> str:
+    """16 hexadecimal digits of named tensors and of some words."""
+    return fingerprint(*words, {name: hash_tensor(tensor) for name, tensor in tensors.items()})
 
 
 def hash_module(module: nn.Module) -> str:

@@ -16,6 +16,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from unweave.core.distributed import ranks
+
 _PLAIN_EVERY_SECONDS = 30.0
 
 
@@ -92,5 +94,8 @@ def silenced() -> Iterator[None]:
 
 
 def progress(label: str, *, total: int | None, unit: str, quiet: bool = False) -> Bar:
-    """A bar for `total` units of work, on standard error so that results can be piped; `quiet` shows none."""
-    return Bar(label, total, unit, Console(stderr=True, quiet=quiet or not _enabled))
+    """A bar for `total` units of work, on standard error so that results can be piped; `quiet` shows none.
+
+    Of several processes, rank 0 alone shows one.
+    """
+    return Bar(label, total, unit, Console(stderr=True, quiet=quiet or not _enabled or not ranks().first))

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from unweave.core.distributed import rank_device, ranks
 from unweave.core.errors import InputError
 
 _FLOPS_A_THREAD = 1.5e8  # two to three milliseconds of one core
@@ -61,6 +62,8 @@ refuses any other), or by autograd over everything (dense, the specification); e
         Raises:
             InputError: the device is not one, or is not on this machine.
         """
+        if self.device in {"auto", "cuda"} and torch.cuda.is_available() and ranks().size > 1:
+            return rank_device()
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from unweave.core.errors import InputError
-from unweave.datasets.folder_scan import FolderFiles
+from unweave.core.framing import Framing
 from unweave.datasets.image_files import BrokenImageError, check_header, read_image
+from unweave.datasets.sources import ImageSources
 
 PROCESSES_FROM = 10_000
 """Files from which on worker processes are worth their start."""
@@ -48,12 +50,13 @@ class FileDecoder(Dataset[Decoded]):
 
     Attributes:
         files: which.
-        size: width and height.
+        framing: the size of what they give.
         channels: 3 or 1; 0 only checks that a file begins as an image does, and gives no pixels.
     """
 
-    def __init__(self, files: FolderFiles, size: int, channels: int) -> None:
-        self.files, self.size, self.channels = files, size, channels
+    def __init__(self, files: ImageSources, size: int | Framing, channels: int) -> None:
+        self.files, self.channels = files, channels
+        self.framing = Framing(height=size, width=size) if isinstance(size, int) else size
 
     def __getitems__(self, rows: Sequence[int]) -> Decoded:
         """Pixels of these files, and what is broken among them by row, with the reason."""
@@ -61,22 +64,28 @@ class FileDecoder(Dataset[Decoded]):
 
     def one_by_one(self, rows: Sequence[int]) -> Decoded:
         """The same, in this thread."""
-        pixels = np.zeros((len(rows), self.channels, self.size, self.size), dtype=np.uint8)
+        pixels = self._blank(len(rows))
         broken = {row: why for place, row in enumerate(rows) if (why := self._read(row, pixels[place])) is not None}
         return torch.from_numpy(pixels), broken
 
     def by_threads(self, rows: Sequence[int], pool: ThreadPoolExecutor) -> Decoded:
         """The same, by several threads."""
-        pixels = np.zeros((len(rows), self.channels, self.size, self.size), dtype=np.uint8)
+        pixels = self._blank(len(rows))
         reasons = pool.map(self._read, rows, pixels)
         return torch.from_numpy(pixels), {row: why for row, why in zip(rows, reasons, strict=True) if why is not None}
 
+    def _blank(self, rows: int) -> UInt8[np.ndarray, "b c h w"]:
+        return np.zeros((rows, self.channels, self.framing.height, self.framing.width), dtype=np.uint8)
+
     def _read(self, row: int, into: UInt8[np.ndarray, "c h w"]) -> str | None:
         try:
+            content = self.files.content(row)
+            if isinstance(content, BytesIO):
+                content.name = self.files.name(row)
             if self.channels:
-                into[:] = read_image(self.files.path(row), self.size, self.channels)
+                into[:] = read_image(content, self.framing, self.channels)
             else:
-                check_header(self.files.path(row))
+                check_header(content)
         except BrokenImageError as error:
             return str(error)
         return None
@@ -96,7 +105,7 @@ class FileDecoder(Dataset[Decoded]):
         """
         listed = [list(map(int, batch)) for batch in rows]
         workers = default_workers(sum(map(len, listed))) if workers is None else workers
-        largest = self.channels * self.size**2 * max(map(len, listed), default=0)
+        largest = self.channels * self.framing.height * self.framing.width * max(map(len, listed), default=0)
         workers = min(workers, _room() // max(1, _BATCHES_AHEAD * largest), len(listed))
         return self._by_processes(listed, workers) if workers else self._ahead(listed)
 
@@ -155,19 +164,21 @@ def _room() -> int:
     return min(_BYTES_AHEAD, free)
 
 
-def check_all(files: FolderFiles, advance: Callable[[int], object]) -> dict[int, str]:
+def check_all(files: ImageSources, advance: Callable[[int], object]) -> dict[int, str]:
     """Read the header of every file; rows that do not begin as an image does, and why."""
-    return _gather(FileDecoder(files, 0, 0), advance, lambda start, pixels: None)
+    return _gather(FileDecoder(files, 1, 0), advance, lambda start, pixels: None)
 
 
-def decode_all(files: FolderFiles, size: int, channels: int, advance: Callable[[int], object]) -> Decoded:
+def decode_all(files: ImageSources, size: int | Framing, channels: int, advance: Callable[[int], object]) -> Decoded:
     """Decode every file into memory; rows of broken ones are black."""
-    pixels = torch.zeros(len(files), channels, size, size, dtype=torch.uint8)
+    decoder = FileDecoder(files, size, channels)
+    framing = decoder.framing
+    pixels = torch.zeros(len(files), channels, framing.height, framing.width, dtype=torch.uint8)
 
     def keep(start: int, some: UInt8[Tensor, "b c h w"]) -> None:
         pixels[start : start + len(some)] = some
 
-    return pixels, _gather(FileDecoder(files, size, channels), advance, keep)
+    return pixels, _gather(decoder, advance, keep)
 
 
 def _gather(

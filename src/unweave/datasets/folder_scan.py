@@ -1,5 +1,6 @@
 """The image files below a folder with a subfolder for each class."""
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,7 @@ from jaxtyping import Int64
 
 from unweave.core.errors import InputError
 from unweave.datasets.image_files import image_suffixes
+from unweave.datasets.sources import ImageSources
 
 _LOG = logging.getLogger(__name__)
 
@@ -19,7 +21,7 @@ _SPLIT_NAMES = frozenset({"train", "training", "test", "testing", "val", "valid"
 
 
 @dataclass(frozen=True, eq=False)
-class FolderFiles:
+class FolderFiles(ImageSources):
     """Image files by name below `root`, with `/`, and their classes."""
 
     root: Path
@@ -27,8 +29,18 @@ class FolderFiles:
     labels: Int64[np.ndarray, " n"]
     class_names: list[str]
 
-    def __len__(self) -> int:
-        return len(self.names)
+    @property
+    def where(self) -> str:
+        """The folder."""
+        return str(self.root)
+
+    def name(self, row: int) -> str:
+        """Where one of the files lies, in words."""
+        return str(self.path(row))
+
+    def content(self, row: int) -> Path:
+        """Where one of the files lies."""
+        return self.path(row)
 
     def path(self, row: int) -> Path:
         """Where one of the files lies."""
@@ -37,6 +49,14 @@ class FolderFiles:
     def select(self, rows: Int64[np.ndarray, " m"]) -> "FolderFiles":
         """Only these files, in this order."""
         return FolderFiles(self.root, [self.names[row] for row in rows], self.labels[rows], self.class_names)
+
+    def stamp(self) -> str:
+        """Fingerprint of names, sizes and times of change."""
+        digest = hashlib.blake2b(digest_size=8)
+        for row, name in enumerate(self.names):
+            stat = self.path(row).stat()
+            digest.update(os.fsencode(name) + f"\0{stat.st_size} {stat.st_mtime_ns}\0".encode())
+        return digest.hexdigest()
 
 
 def scan_folder(root: Path) -> FolderFiles:

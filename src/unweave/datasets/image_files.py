@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from unweave.core.errors import InputError
+from unweave.core.framing import Framing
 
 # Pillow knows these formats by their header only, or hands them to programs outside (EPS to Ghostscript).
 _NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
@@ -33,7 +34,7 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in _formats())
 
 
-def check_header(path: Path) -> None:
+def check_header(path: Path | BytesIO) -> None:
     """Make sure that a file begins as an image does; what comes after the header is not read.
 
     Raises:
@@ -45,10 +46,11 @@ def check_header(path: Path) -> None:
     except MemoryError:
         raise
     except Exception as error:
-        raise BrokenImageError(f"{path}: {_reason(error)}") from error
+        named = path if isinstance(path, Path) else getattr(path, "name", "the image")
+        raise BrokenImageError(f"{named}: {_reason(error)}") from error
 
 
-def shorter_side(path: Path) -> int | None:
+def shorter_side(path: Path | BytesIO) -> int | None:
     """The shorter of an image's width and height by its header; None where it is broken."""
     try:
         with Image.open(path, formats=_formats()) as image:
@@ -59,32 +61,36 @@ def shorter_side(path: Path) -> int | None:
         return None
 
 
-def read_image(path: Path | BytesIO, size: int, channels: int) -> UInt8[np.ndarray, "c size size"]:
-    """The largest centred square of an image at `size` × `size` pixels, upright by its EXIF orientation.
+def read_image(path: Path | BytesIO, size: int | Framing, channels: int) -> UInt8[np.ndarray, "c h w"]:
+    """The largest centred part of an image that has the wanted aspect, at the wanted size, upright by EXIF orientation.
 
-    That is the shorter side resized (bicubic, antialiased), then a centre crop. A large JPEG is decoded at a half, a
-    quarter or an eighth of its size as long as that stays twice as large as what is wanted. Transparent parts show
-    white, 16-bit grey is scaled to 8 bits, and of an animation it is the first frame.
+    For a square that is the shorter side resized (bicubic, antialiased), then a centre crop; a framing may ask for the
+    whole image, stretched, and for another filter. A large JPEG is decoded at a half, a quarter or an eighth of its
+    size as long as that stays twice as large as what is wanted. Transparent parts show white, 16-bit grey is scaled to
+    8 bits, and of an animation it is the first frame.
 
     Args:
         path: an image file, or its content.
-        size: width and height wanted.
+        size: width and height of a square; or what becomes of the image in full.
         channels: 3 for RGB, 1 for grey (ITU-R 601 luma).
 
     Raises:
         BrokenImageError: the file is damaged, no image, too large, or has pixels without a known white.
     """
+    framing = Framing(height=size, width=size) if isinstance(size, int) else size
     try:
         with Image.open(path, formats=_formats()) as image:
             _check_size(image)
-            image.draft(None, (2 * size, 2 * size))
+            twice = 2 * max(framing.height, framing.width)
+            image.draft(None, (twice, twice))
             ImageOps.exif_transpose(image, in_place=True)
-            square = _centre_square(_with_channels(image, channels), size)
+            framed = _framed(_with_channels(image, channels), framing)
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers raise whatever a damaged header leads them to
-        raise BrokenImageError(f"{path if isinstance(path, Path) else 'the image'}: {_reason(error)}") from error
-    pixels = np.asarray(square)
+        named = path if isinstance(path, Path) else getattr(path, "name", "the image")
+        raise BrokenImageError(f"{named}: {_reason(error)}") from error
+    pixels = np.asarray(framed)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
@@ -125,8 +131,12 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
 
 
-def _centre_square(image: Image.Image, size: int) -> Image.Image:
+def _framed(image: Image.Image, framing: Framing) -> Image.Image:
     width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    wanted, resample = (framing.width, framing.height), Image.Resampling[framing.resample.upper()]
+    if framing.fit == "stretch":
+        return image.resize(wanted, resample)
+    scale = min(width / framing.width, height / framing.height)
+    across, down = framing.width * scale, framing.height * scale
+    left, top = (width - across) / 2, (height - down) / 2
+    return image.resize(wanted, resample, box=(left, top, min(left + across, width), min(top + down, height)))

@@ -1,12 +1,12 @@
 """ImageFolder: the user's own images, a folder for each class."""
 
+import dataclasses
 import hashlib
-import os
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,13 +14,16 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from unweave.core.errors import InputError
+from unweave.core.framing import Filter, Fit, Framing
 from unweave.core.progress import progress
 from unweave.core.registry import register
 from unweave.datasets.base import DatasetConfig, ImageBatch, ImageDataset, MemoryImages, Split
 from unweave.datasets.decoding import Decoded, FileDecoder, check_all, decode_all
-from unweave.datasets.folder_scan import FolderFiles, listed, scan_folder
+from unweave.datasets.folder_scan import listed, scan_folder
+from unweave.datasets.sources import ImageSources
 from unweave.datasets.splits import check_test_share, stratified_split
 
+_SIZE = 64
 MEMORY_BUDGET = 1 << 30
 """Bytes of pixels up to which a split is decoded once and kept in memory."""
 
@@ -42,8 +45,12 @@ class ImageFolder(DatasetConfig):
     Source: the layout is that of `torchvision.datasets.ImageFolder`.
     """
 
-    size: int = 64
-    "width and height: the shorter side is resized to it, then the centre is cropped"
+    size: int | tuple[int, int] | None = None
+    "width and height, or height and width; by default what the model's own preprocessing asks for, else 64"
+    fit: Fit | None = None
+    "crop: the largest centred part of that aspect; stretch: all of it; by default as the model has it, else crop"
+    resample: Filter | None = None
+    "filter of the resize; by default as the model has it, else bicubic"
     channels: Literal[1, 3] = 3
     "3 for RGB, 1 for grey"
     test_share: float = 0.2
@@ -52,7 +59,11 @@ class ImageFolder(DatasetConfig):
     "images that cannot be read: stop and name them, or leave them out with a warning that names them"
 
     def __post_init__(self) -> None:
-        check_settings(self.size, self.channels, self.test_share, self.on_broken)
+        check_settings(1 if self.size is None else self.size, self.channels, self.test_share, self.on_broken)
+
+    def for_model(self, framing: Framing | None) -> "ImageFolder":
+        """The configuration with what it left open as the model asks for it."""
+        return dataclasses.replace(self, **left_open(self.size, self.fit, self.resample, framing))
 
     def load(self, split: Split, data_dir: Path | None = None) -> ImageDataset:
         """Read one split.
@@ -71,17 +82,34 @@ class ImageFolder(DatasetConfig):
         files = files.select(train if split == "train" else test)
         if len(files) == 0:
             raise InputError(f"{files.root}: no class has two images, so there is none for the {split} split")
-        return decoded(files, self.size, self.channels, self.on_broken)[0]
+        return decoded(files, framed(self.size, self.fit, self.resample), self.channels, self.on_broken)[0]
 
 
-def check_settings(size: int, channels: int, test_share: float, on_broken: str) -> None:
+def left_open(
+    size: int | tuple[int, int] | None, fit: Fit | None, resample: Filter | None, framing: Framing | None
+) -> dict[str, Any]:
+    """The settings of a data set with what it left open as a model asks for it; who names a size means that one."""
+    if framing is None or size is not None:
+        return {}
+    sides = framing.height if framing.height == framing.width else (framing.height, framing.width)
+    return {"size": sides, "fit": fit or framing.fit, "resample": resample or framing.resample}
+
+
+def framed(size: int | tuple[int, int] | None, fit: Fit | None, resample: Filter | None) -> Framing:
+    """What settings stand for where nobody says more."""
+    size = _SIZE if size is None else size
+    height, width = (size, size) if isinstance(size, int) else size
+    return Framing(height=height, width=width, fit=fit or "crop", resample=resample or "bicubic")
+
+
+def check_settings(size: int | tuple[int, int], channels: int, test_share: float, on_broken: str) -> None:
     """Refuse settings that no folder of images can be read with.
 
     Raises:
         InputError: names the setting and what to give.
     """
     check_test_share(test_share)
-    if size < 1:
+    if min((size,) if isinstance(size, int) else size) < 1:
         raise InputError(f"size is {size}: give the width and height that images shall have, 64 for example")
     if channels not in (1, 3):
         raise InputError(f"channels is {channels}: give 3 for RGB or 1 for grey")
@@ -90,22 +118,23 @@ def check_settings(size: int, channels: int, test_share: float, on_broken: str) 
 
 
 def decoded(
-    files: FolderFiles, size: int, channels: int, on_broken: str
+    files: ImageSources, size: int | Framing, channels: int, on_broken: str
 ) -> tuple[ImageDataset, Int64[np.ndarray, " kept"]]:
     """Images of files, in memory where they fit the budget, and which of the files they are.
 
     Raises:
         InputError: images are broken and `on_broken` is "error", or a class has no other.
     """
-    in_memory = len(files) * channels * size**2 <= MEMORY_BUDGET
+    framing = Framing(height=size, width=size) if isinstance(size, int) else size
+    in_memory = len(files) * channels * framing.height * framing.width <= MEMORY_BUDGET
     with progress("read images" if in_memory else "check images", total=len(files), unit="images") as bar:
         if in_memory:
-            pixels, broken = decode_all(files, size, channels, bar.advance)
+            pixels, broken = decode_all(files, framing, channels, bar.advance)
         else:
             broken = check_all(files, bar.advance)
     kept = _without_broken(files, broken, on_broken)
     if not in_memory:
-        return FolderImages(files.select(kept), size, channels), kept
+        return FolderImages(files.select(kept), framing, channels), kept
     if broken:
         pixels = pixels[kept]
     return MemoryImages(pixels, torch.from_numpy(files.labels[kept]), files.class_names), kept
@@ -120,19 +149,18 @@ class FolderImages(ImageDataset):
         workers: processes that decode what is read in order; by default one for each core but one.
     """
 
-    def __init__(self, files: FolderFiles, size: int, channels: int, *, workers: int | None = None) -> None:
+    def __init__(self, files: ImageSources, size: int | Framing, channels: int, *, workers: int | None = None) -> None:
         self.workers = workers
         self._decoder = FileDecoder(files, size, channels)
-        self._size = size
         self._channels = channels
         self.labels = torch.from_numpy(files.labels)
         self.class_names = files.class_names
-        self.id = _fingerprint(files, size, channels)
+        self.id = _fingerprint(files, self._decoder.framing, channels)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of every image."""
-        return self._channels, self._size, self._size
+        return self._channels, self._decoder.framing.height, self._decoder.framing.width
 
     def pixels(self, index: Int64[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
         """Pixels of the images at these indices, decoded by several threads.
@@ -165,12 +193,12 @@ class FolderImages(ImageDataset):
             yield pixels
 
 
-def _without_broken(files: FolderFiles, broken: dict[int, str], on_broken: str) -> Int64[np.ndarray, " kept"]:
+def _without_broken(files: ImageSources, broken: dict[int, str], on_broken: str) -> Int64[np.ndarray, " kept"]:
     """Rows that stay; broken ones raise an error or a warning that counts and names them."""
     rows = np.arange(len(files))
     if not broken:
         return rows
-    what = f"{_count(broken)} of {len(files):,} in {files.root} broken"
+    what = f"{_count(broken)} of {len(files):,} in {files.where} broken"
     if on_broken == "error":
         raise InputError(f"{what}: {listed(broken.values())}; mend or remove, or leave out with --data.on-broken skip")
     kept = rows[~np.isin(rows, list(broken))]
@@ -186,9 +214,8 @@ def _count(broken: dict[int, str]) -> str:
     return f"{len(broken):,} image{'' if len(broken) == 1 else 's'}"
 
 
-def _fingerprint(files: FolderFiles, size: int, channels: int) -> str:
-    digest = hashlib.blake2b(f"image-folder {size} {channels}".encode(), digest_size=8)
-    for row, name in enumerate(files.names):
-        stat = files.path(row).stat()
-        digest.update(os.fsencode(name) + f"\0{stat.st_size} {stat.st_mtime_ns}\0".encode())
-    return digest.hexdigest()
+def _fingerprint(files: ImageSources, framing: Framing, channels: int) -> str:
+    said = f"image-folder {framing.height} {channels}"
+    if framing != Framing(height=framing.height, width=framing.height):  # squares as they have always been say no more
+        said += f" {framing}"
+    return hashlib.blake2b(f"{said} {files.stamp()}".encode(), digest_size=8).hexdigest()

@@ -1,5 +1,6 @@
 """Photos: any folder of images, whatever its layout."""
 
+import dataclasses
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from unweave.core.errors import InputError
+from unweave.core.framing import Filter, Fit, Framing
 from unweave.core.registry import register
 from unweave.datasets.base import DatasetConfig, ImageBatch, ImageDataset, Split
 from unweave.datasets.celeba import Attributes, find_celeba, read_attributes, read_split
 from unweave.datasets.folder_scan import FolderFiles, has_classes, scan_folder, scan_loose
 from unweave.datasets.image_files import shorter_side
-from unweave.datasets.image_folder import check_settings, decoded
+from unweave.datasets.image_folder import check_settings, decoded, framed, left_open
 from unweave.datasets.splits import stratified_split
 
 _LOG = logging.getLogger(__name__)
@@ -44,9 +46,13 @@ class Photos(DatasetConfig):
     Source: CelebA is Liu, Luo, Wang & Tang (2015), "Deep learning face attributes in the wild".
     """
 
-    size: int | None = None
-    "width and height: the shorter side is resized to it, then the centre is cropped; by default that of the images \
-themselves (the median of up to 100), but 64 at most"
+    size: int | tuple[int, int] | None = None
+    "width and height, or height and width; by default what the model's own preprocessing asks for, else that of the \
+images themselves (the median of up to 100), but 64 at most"
+    fit: Fit | None = None
+    "crop: the largest centred part of that aspect; stretch: all of it; by default as the model has it, else crop"
+    resample: Filter | None = None
+    "filter of the resize; by default as the model has it, else bicubic"
     channels: Literal[1, 3] = 3
     "3 for RGB, 1 for grey"
     attribute: str | None = None
@@ -58,6 +64,10 @@ themselves (the median of up to 100), but 64 at most"
 
     def __post_init__(self) -> None:
         check_settings(1 if self.size is None else self.size, self.channels, self.test_share, self.on_broken)
+
+    def for_model(self, framing: Framing | None) -> "Photos":
+        """The configuration with what it left open as the model asks for it."""
+        return dataclasses.replace(self, **left_open(self.size, self.fit, self.resample, framing))
 
     def load(self, split: Split, data_dir: Path | None = None) -> "PhotoImages":
         """Read one split.
@@ -105,7 +115,7 @@ themselves (the median of up to 100), but 64 at most"
         _LOG.info("%s: %s (%s images)", files.root, layout, f"{len(files):,}")
         size = self.size or _own_size(files)
         files = files.select(rows)
-        images, kept = decoded(files, size, self.channels, self.on_broken)
+        images, kept = decoded(files, framed(size, self.fit, self.resample), self.channels, self.on_broken)
         known = None if attributes is None else attributes.select(rows[kept])
         return PhotoImages(images, layout, [files.names[row] for row in kept], known)
 

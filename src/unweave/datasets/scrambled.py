@@ -48,7 +48,7 @@ class Scrambled(DatasetConfig):
         Raises:
             InputError: the images cannot be read, or cannot be cut into blocks of this size.
         """
-        return ScrambledImages(self.of.load(split, data_dir), self.block, derive_seed(self.seed, "scrambled", split))
+        return ScrambledImages(self.of.images(split, data_dir), self.block, derive_seed(self.seed, "scrambled", split))
 
 
 class ScrambledImages(ImageDataset):

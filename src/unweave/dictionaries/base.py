@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64
@@ -16,13 +16,16 @@ from unweave.core.config import from_json
 from unweave.core.errors import InputError, StoreError
 from unweave.core.hashing import hash_module
 from unweave.core.registry import Component, Registry
+from unweave.dictionaries.exchange import CFG, Exchange, cfg_json
 from unweave.dictionaries.kernels import Kernels
-from unweave.store.artifact import Draft, Identity, existing, read_manifest, writing
+from unweave.dictionaries.whole import WholeBatch
+from unweave.store.artifact import Draft, Identity, Manifest, existing, read_manifest, write_json, writing
 from unweave.store.files import load_table, load_tensors, save_table, save_tensors
 from unweave.store.rows import RowSource
 
 KIND = "dictionary"
 WEIGHTS = "sae_weights.safetensors"
+OWN = "unweave.safetensors"
 HISTORY = "history.parquet"
 _ENCODE_BYTES = 64 << 20
 
@@ -37,12 +40,14 @@ class Step:
         dead: the latents that count as dead.
         known_dead: their numbers as the host knows them, on a device that it would have to wait for: those of an
             earlier step.
+        whole: the batch of the step, where this process holds only some rows of it.
     """
 
     index: int
     total: int | None = None
     dead: Bool[Tensor, " d_sae"] | None = None
     known_dead: Int64[Tensor, " dead"] | None = None
+    whole: WholeBatch = WholeBatch()  # noqa: RUF009 - it is frozen
 
     def dead_latents(self) -> Int64[Tensor, " dead"]:
         """Numbers of the dead latents; none where nobody counts them."""
@@ -111,6 +116,7 @@ class Dictionary(nn.Module, ABC):
         d_sae: number of latents.
         hook_name: dotted name of the module whose output the rows are, where it is known.
         history: what training logged, column by column.
+        origin: what is known of where it came from, plain JSON values: `model_name`, `format` it was read in, ...
         trained_by_gradient: whether `prepare` is only the start, or the whole fit.
     """
 
@@ -125,6 +131,7 @@ class Dictionary(nn.Module, ABC):
         self.d_sae = d_sae
         self.hook_name = ""
         self.history: dict[str, list[float]] = {}
+        self.origin: dict[str, Any] = {}
 
     @abstractmethod
     def prepare(self, rows: RowSource, generator: torch.Generator) -> None:
@@ -179,6 +186,10 @@ class Dictionary(nn.Module, ABC):
         """Become the dictionary of rows that are `factor` times as long, with codes that are too."""
         raise InputError(f"{type(self).__name__} cannot be rescaled; train it with scale_inputs off")
 
+    def saelens(self) -> Exchange | None:
+        """What it computes in the words of SAELens; None where there are none for it."""
+        return None
+
     def to_inference(self) -> "Dictionary":
         """A frozen copy for use after training."""
         frozen = copy.deepcopy(self).eval()
@@ -209,11 +220,24 @@ class Dictionary(nn.Module, ABC):
                 self.write(draft)
 
     def write(self, draft: Draft) -> None:
-        """Put the weights into an artifact that is being written."""
-        save_tensors(draft.folder / WEIGHTS, self.state_dict())
+        """Put the weights into an artifact that is being written.
+
+        Where SAELens has words for this dictionary, its folder is one of SAELens' too; what of the state is not in
+        those words to the bit stands beside them.
+        """
+        state, exchange = self.state_dict(), self.saelens()
+        published = state if exchange is None else exchange.tensors
+        save_tensors(draft.folder / WEIGHTS, published)
+        if own := {name: value for name, value in state.items() if not _same_bits(value, published.get(name))}:
+            save_tensors(draft.folder / OWN, own)
+        metadata = {"hook_name": self.hook_name or None, **self.origin}
+        cfg = cfg_json(exchange, kind=self.config.kind, d_in=self.d_in, d_sae=self.d_sae, metadata=metadata)
+        write_json(draft.folder / CFG, cfg)
         if self.history:
             save_table(draft.folder / HISTORY, self.history)
         draft.details.update(d_in=self.d_in, d_sae=self.d_sae, hook_name=self.hook_name)
+        if self.origin:
+            draft.details.update(origin=self.origin)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(d_in={self.d_in}, d_sae={self.d_sae}, {self.config})"
@@ -263,12 +287,31 @@ def load(folder: str | Path) -> Dictionary:
     manifest = read_manifest(folder, KIND, verify=True)
     config = from_json(DictionaryConfig, manifest.config["dictionary"], where=f"{folder}: dictionary")
     dictionary = config.build(int(manifest.config["d_in"]))
-    tensors = load_tensors(folder / WEIGHTS)
+    tensors = _state(folder, manifest, dictionary)
     try:
         dictionary.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()})
     except RuntimeError as error:
         raise StoreError(f"{folder / WEIGHTS} does not fit {config}: {error}") from None
     dictionary.hook_name = str(manifest.details.get("hook_name", ""))
+    dictionary.origin = dict(manifest.details.get("origin", {}))
     if HISTORY in manifest.files:
         dictionary.history = load_table(folder / HISTORY).to_pydict()
     return dictionary.to_inference()
+
+
+def _state(folder: Path, manifest: Manifest, dictionary: Dictionary) -> dict[str, Tensor]:
+    """The state that an artifact holds: what is published, and beside it what of it is not there to the bit."""
+    tensors = load_tensors(folder / WEIGHTS)
+    if CFG not in manifest.files:
+        return tensors  # from before there was one, when the weights were the state
+    if OWN in manifest.files:
+        tensors = {**tensors, **load_tensors(folder / OWN)}
+    return {name: tensors[name] for name in dictionary.state_dict() if name in tensors}
+
+
+def _same_bits(value: Tensor, other: Tensor | None) -> bool:
+    if other is None or value.dtype != other.dtype or value.shape != other.shape:
+        return False
+    if value.data_ptr() == other.data_ptr() and value.stride() == other.stride():
+        return True
+    return torch.equal(*(tensor.contiguous().flatten().view(torch.uint8) for tensor in (value, other)))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unweave.core.registry import register
 from unweave.dictionaries.base import Step
+from unweave.dictionaries.exchange import Exchange
 from unweave.dictionaries.kernels import Rule
 from unweave.dictionaries.sae import SAE
 from unweave.dictionaries.sparse_step import Active
@@ -51,9 +52,16 @@ class BatchTopKSAE(SAE):
     def training_activation(self, pre: Float[Tensor, "b d_sae"], step: Step) -> Float[Tensor, "b d_sae"]:
         """The largest positive entries of the batch."""
         most = self._in_batch(len(pre), step)
-        value, place = pre.flatten().topk(most, sorted=False)
-        self._smallest = _smallest(value.detach())
+        value, place = pre.flatten().topk(min(most, pre.numel()), sorted=False)
+        if not step.whole.alone:
+            value = torch.where(step.whole.largest(value.detach(), most), value, 0.0)
+        self._smallest = _smallest(value.detach(), step)
         return torch.zeros_like(pre).flatten().scatter(0, place, torch.relu(value)).view_as(pre)
+
+    def saelens(self) -> Exchange:
+        """SAELens' jumprelu, with the one threshold for each latent."""
+        threshold = self.threshold.to(self.b_enc.dtype).expand(self.d_sae)
+        return Exchange(architecture="jumprelu", tensors={**self.four_tensors(), "threshold": threshold})
 
     def rule(self, rows: int, step: Step) -> Rule:
         """The largest of the batch."""
@@ -62,7 +70,7 @@ class BatchTopKSAE(SAE):
 
     def entry_penalties(self, active: Active, step: Step) -> Mapping[str, Float[Tensor, ""]]:
         """None; the smallest code is noted."""
-        self._smallest = _smallest(active.codes)
+        self._smallest = _smallest(active.codes, step)
         return {}
 
     @torch.no_grad()
@@ -79,12 +87,11 @@ class BatchTopKSAE(SAE):
         self.threshold.mul_(factor)
 
     def _in_batch(self, rows: int, step: Step) -> int:
-        return rows * self.config.k_at(step)
+        return step.whole.rows_beside(rows) * self.config.k_at(step)
 
 
-def _smallest(codes: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-    """The smallest positive code; 0 where there is none."""
-    if not len(codes):
-        return codes.new_zeros(())
-    least = torch.where(codes > 0, codes, torch.inf).min()
+def _smallest(codes: Float[Tensor, " n"], step: Step) -> Float[Tensor, ""]:
+    """The smallest positive code of the whole batch; 0 where there is none."""
+    least = torch.where(codes > 0, codes, torch.inf).min() if len(codes) else codes.new_full((), torch.inf)
+    least = step.whole.smallest(least)
     return torch.where(least.isinf(), 0.0, least)

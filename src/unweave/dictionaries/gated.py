@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from unweave.core.errors import InputError
 from unweave.core.registry import register
 from unweave.dictionaries.base import Step
+from unweave.dictionaries.exchange import Exchange
 from unweave.dictionaries.kernels import Entries, Rule
 from unweave.dictionaries.penalised import PenalisedConfig
 from unweave.dictionaries.sae import SAE, Forward
@@ -64,6 +65,14 @@ class GatedSAE(SAE):
     def activation(self, pre: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_sae"]:
         """The magnitude, where the gate is open."""
         return torch.where(pre > 0, torch.relu(self.r_mag.exp() * pre + self.b_mag), 0.0)
+
+    @torch.no_grad()
+    def saelens(self) -> Exchange:
+        """SAELens' gated, as the paper's: the gate's bias is not part of the magnitude, whose own one takes it up."""
+        tensors = self.four_tensors()
+        b_mag = self.b_mag.double() + self.r_mag.double().exp() * self.b_enc.double()
+        tensors.update(b_gate=tensors.pop("b_enc"), r_mag=self.r_mag.detach(), b_mag=b_mag.to(self.b_mag.dtype))
+        return Exchange(architecture="gated", tensors=tensors)
 
     def penalties(self, forward: Forward, step: Step) -> Mapping[str, Float[Tensor, ""]]:
         """The L1 norm of the open gates, and what they reconstruct by themselves."""

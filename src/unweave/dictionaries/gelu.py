@@ -15,6 +15,7 @@ from unweave.core.registry import register
 from unweave.dictionaries.base import Losses, Step
 from unweave.dictionaries.penalised import PenalisedConfig
 from unweave.dictionaries.sae import SAE, Forward
+from unweave.dictionaries.whole import WholeBatch
 from unweave.store.rows import RowSource
 
 
@@ -111,7 +112,7 @@ class GELUSAE(SAE):
     def penalties(self, forward: Forward, step: Step) -> Mapping[str, Float[Tensor, ""]]:
         """The L1 norm of the codes, or the squared covariances between them."""
         kind = self.config.penalty
-        size = forward.codes.abs().sum(-1).mean() if kind == "l1" else squared_covariances(forward.codes)
+        size = forward.codes.abs().sum(-1).mean() if kind == "l1" else squared_covariances(forward.codes, step.whole)
         return {kind: size * (self.config.weight * self.config.warm_up(step))}
 
     @torch.no_grad()
@@ -128,12 +129,17 @@ class GELUSAE(SAE):
         return self.bend * gelu(pre / self.bend)
 
 
-def squared_covariances(codes: Float[Tensor, "b d_sae"]) -> Float[Tensor, ""]:
+def squared_covariances(codes: Float[Tensor, "b d_sae"], whole: WholeBatch | None = None) -> Float[Tensor, ""]:
     """Σ_{i≠j} cov(f_i, f_j)² over a batch, with covariances divided by its b rows.
 
     The sum over all pairs is the squared Frobenius norm of Cᵀ C / b for centred codes C, and so of C Cᵀ / b: the
-    smaller of the two is made.
+    smaller of the two is made. Where other processes hold rows of the batch, cov(f_i, f_j) = E f_i f_j − E f_i E f_j.
     """
+    if whole is not None and not whole.alone:
+        centred = codes - whole.mean(codes.mean(0)).detach()
+        means = whole.mean(centred.mean(0))
+        covariances = whole.mean(centred.T @ centred / len(codes)) - torch.outer(means, means)
+        return covariances.square().sum() - covariances.diagonal().square().sum()
     centred = codes - codes.mean(0)
     products = centred @ centred.T if codes.shape[0] < codes.shape[1] else centred.T @ centred
     variances = centred.square().mean(0)

@@ -18,6 +18,7 @@ from unweave.dictionaries.classical import (
     sample_rows,
     settling_is_logged,
 )
+from unweave.dictionaries.exchange import Exchange
 from unweave.dictionaries.one_sided import OneSidedConfig, both_sides
 from unweave.dictionaries.sae import keep_largest
 from unweave.store.rows import RowSource, TensorRows
@@ -110,6 +111,12 @@ class ICADictionary(Dictionary):
         pre = (x.to(exact) - self.b_dec) @ self.W_enc.to(exact)
         codes = torch.relu(pre) if self.config.k is None else keep_largest(pre, min(self.config.k, self.d_sae))
         return codes.to(self.W_enc.dtype)
+
+    def saelens(self) -> Exchange:
+        """SAELens' standard autoencoder, or its topk."""
+        tensors = {"W_enc": self.W_enc, "b_enc": self.b_dec.new_zeros(self.d_sae), "W_dec": self.W_dec}
+        k = None if self.config.k is None else min(self.config.k, self.d_sae)
+        return Exchange.linear({**tensors, "b_dec": self.b_dec}, k)
 
     def decode(self, codes: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_in"]:
         """Rows that codes stand for: f W_dec + b_dec."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from unweave.core.errors import InputError
 from unweave.core.registry import register
 from unweave.dictionaries.base import Step, best_gain
+from unweave.dictionaries.exchange import Exchange
 from unweave.dictionaries.kernels import Entries, Rule
 from unweave.dictionaries.penalised import PenalisedConfig
 from unweave.dictionaries.sae import SAE, Forward
@@ -94,12 +95,19 @@ class JumpReLUSAE(SAE):
         made: Tensor = _Jump.apply(pre, self.threshold, self.config.bandwidth)  # type: ignore[no-untyped-call]
         return made
 
+    def saelens(self) -> Exchange | None:
+        """SAELens' jumprelu; it has no negative codes, so nothing stands for a threshold below zero."""
+        if bool((self.threshold < 0).any()):
+            return None
+        tensors = {**self.four_tensors(), "threshold": self.threshold.detach()}
+        return Exchange(architecture="jumprelu", tensors=tensors)
+
     def penalties(self, forward: Forward, step: Step) -> Mapping[str, Float[Tensor, ""]]:
         """What the mean number of active latents costs."""
         fired: Tensor = _Fired.apply(  # type: ignore[no-untyped-call]
             forward.pre, self.threshold, self.config.bandwidth
         )
-        cost, _ = self._cost(fired.sum() / len(forward.pre), step)
+        cost, _ = self._cost(step.whole.mean(fired.sum() / len(forward.pre)), step)
         return {"l0_penalty": cost}
 
     def rule(self, rows: int, step: Step) -> Rule:
@@ -119,7 +127,7 @@ class JumpReLUSAE(SAE):
     def entry_penalties(self, active: Active, step: Step) -> Mapping[str, Float[Tensor, ""]]:
         """What the mean number of active latents costs, and the gradient of the thresholds."""
         value, width = active.entries.value, self.config.bandwidth
-        fired = (value > width / 2).sum() / active.rows
+        fired = step.whole.mean((value > width / 2).sum() / active.rows)
         cost, slope = self._cost(fired, step)
         window = ((value > 0) & (value < width)).float()
         theta = self.threshold[active.latent]

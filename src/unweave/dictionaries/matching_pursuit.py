@@ -12,6 +12,7 @@ from torch.nn.functional import embedding, normalize
 from unweave.core.errors import InputError
 from unweave.core.registry import register
 from unweave.dictionaries.base import Dictionary, DictionaryConfig, Losses, Step
+from unweave.dictionaries.exchange import Exchange
 from unweave.dictionaries.kernels import Entries, Kernels
 from unweave.dictionaries.sparse_step import gradient
 from unweave.dictionaries.starts import geometric_median
@@ -96,6 +97,12 @@ class MatchingPursuitSAE(Dictionary):
     def directions(self) -> Float[Tensor, "d_sae d_in"]:
         """What one unit of each latent adds to a row: the rows of W_dec."""
         return self.W_dec.detach()
+
+    def saelens(self) -> Exchange:
+        """SAELens' matching_pursuit, with so many steps whatever they find."""
+        tensors = {"W_dec": self.W_dec.detach(), "b_dec": self.b_dec.detach()}
+        options = {"max_iterations": self.config.k, "residual_threshold": 0.0, "stop_on_duplicate_support": False}
+        return Exchange(architecture="matching_pursuit", tensors=tensors, options=options)
 
     def loss(self, batch: Float[Tensor, "b d_in"], step: Step) -> Losses:
         """Squared error of a row, the mean over the batch."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unweave.core.errors import InputError
 from unweave.core.registry import register
+from unweave.dictionaries.base import Step
 from unweave.dictionaries.batch_topk import BatchTopKSAE
 from unweave.dictionaries.kernels import Entries, Groups, Kernels
 from unweave.dictionaries.sae import Forward
@@ -55,7 +56,7 @@ class MatryoshkaSAE(BatchTopKSAE):
     planted_bound: ClassVar[float] = 0.8  # early latents stand for several directions at once
     config: Matryoshka
 
-    def reconstruction_loss(self, batch: Float[Tensor, "b d_in"], forward: Forward) -> Float[Tensor, ""]:
+    def reconstruction_loss(self, batch: Float[Tensor, "b d_in"], forward: Forward, step: Step) -> Float[Tensor, ""]:
         """The mean over the nested dictionaries."""
         left, start, losses = batch - self.b_dec, 0, []
         for size in self.config.sizes():

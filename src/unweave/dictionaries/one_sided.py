@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unweave.core.errors import InputError
 from unweave.dictionaries.base import Dictionary, DictionaryConfig, best_gain
+from unweave.dictionaries.exchange import Exchange
 from unweave.dictionaries.sae import keep_largest
 from unweave.store.rows import RowSource
 
@@ -78,6 +79,16 @@ class OneSided(Dictionary):
     def decode(self, codes: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_in"]:
         """Rows that codes stand for."""
         return self.gain * (codes @ self.V) + self.mean
+
+    def saelens(self) -> Exchange:
+        """SAELens' standard autoencoder, or its topk: the gain goes into the decoder."""
+        tensors = {
+            "W_enc": self.V.T,
+            "b_enc": self.V.new_zeros(self.d_sae),
+            "W_dec": self.directions(),
+            "b_dec": self.mean,
+        }
+        return Exchange.linear(tensors, None if self.config.k is None else min(self.config.k, self.d_sae))
 
     def directions(self) -> Float[Tensor, "d_sae d_in"]:
         """What one unit of each latent adds to a row."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from unweave.core.errors import InputError
 from unweave.core.registry import register
 from unweave.dictionaries.base import Step
+from unweave.dictionaries.exchange import Exchange
 from unweave.dictionaries.kernels import Rule
 from unweave.dictionaries.penalised import PenalisedConfig
 from unweave.dictionaries.sae import SAE, Forward
@@ -56,6 +57,10 @@ class ReLUSAE(SAE):
         """The positive part."""
         return torch.relu(pre)
 
+    def saelens(self) -> Exchange:
+        """SAELens' standard autoencoder."""
+        return Exchange.linear(self.four_tensors())
+
     def penalties(self, forward: Forward, step: Step) -> Mapping[str, Float[Tensor, ""]]:
         """The L1 norm of the codes, which are not negative."""
         codes = forward.codes * self.W_dec.norm(dim=1) if self.config.weigh_by_norm else forward.codes
@@ -81,4 +86,8 @@ class ReLUSAE(SAE):
         return {"l1": used @ norm * weight}
 
     def _weight(self, rows: int, step: Step) -> float:
-        return self.config.l1 * self.config.warm_up(step) / (rows if self.config.l1_reduction == "mean" else 1)
+        return (
+            self.config.l1
+            * self.config.warm_up(step)
+            / (rows if self.config.l1_reduction == "mean" else step.whole.part or 1)
+        )

@@ -15,6 +15,8 @@ from unweave.dictionaries.relu import ReLU, ReLUSAE
 from unweave.dictionaries.sae import Forward
 from unweave.store.rows import RowSource
 
+_LEAST = torch.finfo(torch.float32).tiny
+
 
 @register("relu-faces")
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +62,14 @@ class FacesReLUSAE(ReLUSAE):
         if "W_dec" in self.unit_rows():
             self.W_dec.copy_(torch.nn.functional.normalize(self.W_dec, dim=1))
 
-    def reconstruction_loss(self, batch: Float[Tensor, "b d_in"], forward: Forward) -> Float[Tensor, ""]:
+    def reconstruction_loss(self, batch: Float[Tensor, "b d_in"], forward: Forward, step: Step) -> Float[Tensor, ""]:
         """The norm of all that the batch misses, as one vector; or that over the root of its rows."""
         missed: Tensor = torch.linalg.vector_norm(forward.residual)
-        return missed if self.config.l1_reduction == "sum" else missed / len(batch) ** 0.5
+        rows = len(batch)
+        if not step.whole.alone:
+            rows = step.whole.rows_beside(rows)
+            missed = (step.whole.mean(missed.square() / len(batch)) * rows).clamp_min(_LEAST).sqrt()
+        return missed if self.config.l1_reduction == "sum" else missed / rows**0.5
 
     def penalties(self, forward: Forward, step: Step) -> Mapping[str, Float[Tensor, ""]]:
         """The L1 norm of the codes, and the decay."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from unweave.core.errors import InputError
 from unweave.core.registry import register
 from unweave.dictionaries.base import Step
+from unweave.dictionaries.exchange import Exchange
 from unweave.dictionaries.kernels import Rule
 from unweave.dictionaries.penalised import PenalisedConfig
 from unweave.dictionaries.sae import SAE, Forward
@@ -65,10 +66,16 @@ class ReLUKLSAE(SAE):
         """The positive part."""
         return torch.relu(pre)
 
+    def saelens(self) -> Exchange:
+        """SAELens' standard autoencoder."""
+        return Exchange.linear(self.four_tensors())
+
     def penalties(self, forward: Forward, step: Step) -> Mapping[str, Float[Tensor, ""]]:
         """The divergence between target and mean activity, summed over latents."""
         activity = forward.codes / (1 + forward.codes) if self.config.squash else forward.codes
-        return {"kl": self._divergence(activity.mean(0)) * (self.config.kl * self.config.warm_up(step))}
+        return {
+            "kl": self._divergence(step.whole.mean(activity.mean(0))) * (self.config.kl * self.config.warm_up(step))
+        }
 
     def rule(self, rows: int, step: Step) -> Rule:
         """All that are positive."""
@@ -80,7 +87,7 @@ class ReLUKLSAE(SAE):
         weight = self.config.kl * self.config.warm_up(step)
         activity = value / (1 + value) if self.config.squash else value
         with torch.enable_grad():
-            mean = (active.sums(activity) / active.rows).requires_grad_()
+            mean = step.whole.mean(active.sums(activity) / active.rows).requires_grad_()
             divergence = self._divergence(mean)
             (slope,) = torch.autograd.grad(divergence, mean)
         inner = (1 + value).pow(-2) if self.config.squash else torch.ones_like(value)

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unweave.core.registry import register
+from unweave.dictionaries.exchange import Exchange
 from unweave.dictionaries.relu import ReLU, ReLUSAE
 from unweave.store.rows import RowSource
 
@@ -54,6 +55,13 @@ class NotebookReLUSAE(ReLUSAE):
     def decode(self, codes: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_in"]:
         """Rows that codes stand for: f W_dec and both biases."""
         return super().decode(codes) + self.decoder_bias
+
+    @torch.no_grad()
+    def saelens(self) -> Exchange:
+        """SAELens' standard autoencoder, the layers' own biases folded in: it subtracts what it adds at the end."""
+        bias = self.b_enc.double() + self.encoder_bias + self.decoder_bias.double() @ self.W_enc.double()
+        folded = {"b_enc": bias.to(self.b_enc.dtype), "b_dec": self.b_dec + self.decoder_bias}
+        return Exchange.linear({**self.four_tensors(), **folded})
 
     def has_sparse_step(self) -> bool:
         """No: it is here for its numbers, not for its speed."""

@@ -125,6 +125,11 @@ class SAE(Dictionary):
         """What one unit of each latent adds to a row: the rows of W_dec."""
         return self.W_dec.detach()
 
+    def four_tensors(self) -> dict[str, Tensor]:
+        """W_enc, b_enc, W_dec and b_dec by name, for `saelens`."""
+        tensors = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
+        return {name: tensor.detach() for name, tensor in tensors.items()}
+
     def per_row(self, squares: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         """A row's squared error as the loss counts it: the sum over its entries, or their mean."""
         return squares if self.config.reconstruction == "sum" else squares / self.d_in
@@ -134,12 +139,12 @@ class SAE(Dictionary):
         pre = self.pre_activations(batch)
         codes = self.training_activation(pre, step)
         forward = Forward(pre, codes, batch - self.decode(codes))
-        parts = {"reconstruction": self.reconstruction_loss(batch, forward)}
+        parts = {"reconstruction": self.reconstruction_loss(batch, forward, step)}
         parts.update(self.penalties(forward, step))
         parts.update(self._aux_loss(forward, step))
         return Losses.of(parts, codes, forward.residual)
 
-    def reconstruction_loss(self, batch: Float[Tensor, "b d_in"], forward: Forward) -> Float[Tensor, ""]:
+    def reconstruction_loss(self, batch: Float[Tensor, "b d_in"], forward: Forward, step: Step) -> Float[Tensor, ""]:
         """The mean over the batch of a row's squared error."""
         return self.per_row(forward.residual.square().sum(-1)).mean()
 
@@ -223,6 +228,7 @@ class SAE(Dictionary):
             return None
         if not len(dead := step.dead.nonzero().squeeze(1)):
             return None
+        batch = step.whole.joined(batch)
         missed = batch - self(batch)
         weight = missed.cpu().double().square().sum(1).square()
         if not float(weight.sum()) > 0:
@@ -245,7 +251,7 @@ class SAE(Dictionary):
         self.b_dec.mul_(factor)
 
 
-def keep_largest(pre: Float[Tensor, "... d_sae"], k: int) -> Float[Tensor, "... d_sae"]:
-    """The k largest positive entries along the last axis, zero elsewhere."""
+def keep_largest(pre: Float[Tensor, "... d_sae"], k: int, *, signed: bool = False) -> Float[Tensor, "... d_sae"]:
+    """The k largest entries along the last axis, zero elsewhere and (unless `signed`) where they are negative."""
     value, index = pre.topk(k, dim=-1, sorted=False)
-    return torch.zeros_like(pre).scatter(-1, index, torch.relu(value))
+    return torch.zeros_like(pre).scatter(-1, index, value if signed else torch.relu(value))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from unweave.dictionaries.base import Losses, Step
 from unweave.dictionaries.kernels import Entries, Groups, Kernels
+from unweave.dictionaries.whole import find_entries
 
 if TYPE_CHECKING:
     from unweave.dictionaries.sae import SAE
@@ -89,7 +90,9 @@ def gradients(sae: "SAE", batch: Float[Tensor, "b d_in"], step: Step, kernels: K
     rule = sae.rule(rows, step)
     assert rule is not None, f"{type(sae).__name__} has no sparse step"
     centred = batch - sae.b_dec
-    entries, revived = kernels.encode(centred, sae.W_enc, sae.entry_bias(), rule, sae.to_revive(step))
+    entries, revived = find_entries(
+        kernels, centred, sae.W_enc, sae.entry_bias(), rule, sae.to_revive(step), step.whole
+    )
     groups = kernels.group(entries, sae.d_sae)
     codes, slope = sae.entry_codes(entries)
     share = 1 / (rows * (sae.d_in if sae.config.reconstruction == "mean" else 1))

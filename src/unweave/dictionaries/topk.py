@@ -8,6 +8,7 @@ from torch import Tensor
 from unweave.core.errors import InputError
 from unweave.core.registry import register
 from unweave.dictionaries.base import Step
+from unweave.dictionaries.exchange import Exchange
 from unweave.dictionaries.kernels import Rule
 from unweave.dictionaries.sae import SAE, SAEConfig, keep_largest
 
@@ -48,24 +49,31 @@ class TopK(LargestConfig):
     Gao et al. (2024), "Scaling and evaluating sparse autoencoders", https://arxiv.org/abs/2406.04093.
     """
 
+    signed: bool = False
+    "keep the k largest pre-activations even where they are negative, as some libraries do; by default those are zero"
+
     def build(self, d_in: int) -> "TopKSAE":
         """An untrained dictionary for rows of width d_in."""
         return TopKSAE(self, d_in)
 
 
 class TopKSAE(SAE):
-    """f = the k largest positive entries of (x − b_dec) W_enc + b_enc."""
+    """f = the k largest entries of (x − b_dec) W_enc + b_enc, the positive ones among them unless it is `signed`."""
 
     config: TopK
 
     def activation(self, pre: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_sae"]:
-        """The k largest positive entries, the rest zero."""
-        return keep_largest(pre, self.config.k)
+        """The k largest entries, the rest zero."""
+        return keep_largest(pre, self.config.k, signed=self.config.signed)
 
     def training_activation(self, pre: Float[Tensor, "b d_sae"], step: Step) -> Float[Tensor, "b d_sae"]:
         """The same, with as many as this step allows."""
-        return keep_largest(pre, self.config.k_at(step))
+        return keep_largest(pre, self.config.k_at(step), signed=self.config.signed)
 
-    def rule(self, rows: int, step: Step) -> Rule:
-        """The largest of each row."""
-        return Rule(per_row=self.config.k_at(step))
+    def saelens(self) -> Exchange | None:
+        """SAELens' topk, whose codes are not negative."""
+        return None if self.config.signed else Exchange.linear(self.four_tensors(), k=self.config.k)
+
+    def rule(self, rows: int, step: Step) -> Rule | None:
+        """The largest of each row; negative ones are found by no rule."""
+        return None if self.config.signed else Rule(per_row=self.config.k_at(step))

@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
+from unweave.figures.contexts import Context, TopToken, draw_contexts
+from unweave.figures.places import PlacedImage, draw_scale, place_sheet
 from unweave.figures.style import ACCENT, FAINT, INK, QUIET, WARM, house_style
 
 _LONGEST_NAME = 10
@@ -28,6 +30,9 @@ class LatentCard:
         class_names: names of the classes.
         class_counts: firing examples by class.
         class_totals: all examples by class.
+        places: strongest examples with the places at which it fires, where rows are places of images.
+        contexts: strongest examples as tokens, where rows are tokens.
+        tokens: those that it fires on beyond their frequency.
     """
 
     latent: int
@@ -38,6 +43,9 @@ class LatentCard:
     class_names: list[str] | None
     class_counts: np.ndarray | None
     class_totals: np.ndarray | None
+    places: Sequence[PlacedImage] = ()
+    contexts: Sequence[Context] = ()
+    tokens: Sequence[TopToken] = ()
 
     @property
     def class_shares(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -73,25 +81,49 @@ def contact_sheet(images: UInt8[np.ndarray, "k c h w"], columns: int, *, gap: in
 def latent_card(card: LatentCard) -> Figure:
     """Strongest examples, histogram of values, and classes against their prior."""
     with house_style():
-        figure = Figure(figsize=(8.4, 2.9))
+        wide = bool(card.places or card.contexts)
+        figure = Figure(figsize=(10.8, 3.4) if wide else (8.4, 2.9))
         figure.suptitle(f"Latent {card.latent}", x=0.01, ha="left", weight="bold")
-        grid = figure.add_gridspec(1, 3, width_ratios=(1.1, 1, 1))
+        grid = figure.add_gridspec(1, 3, width_ratios=(2.1 if wide else 1.1, 1, 1))
         pictures = figure.add_subplot(grid[0])
-        if card.images is not None and len(card.images):
+        if wide:
+            _places_panel(pictures, card)
+        elif card.images is not None and len(card.images):
             pictures.imshow(contact_sheet(card.images, 4), interpolation="nearest")
         else:
             pictures.text(0.5, 0.5, "no images" if card.images is None else "never fires", ha="center", color=QUIET)
         pictures.set_axis_off()
-        pictures.set_title("strongest examples", weight="normal")
+        pictures.set_title(_PANEL[bool(card.places), bool(card.contexts)], weight="normal")
         _histogram(figure.add_subplot(grid[1]), card)
         _classes(figure.add_subplot(grid[2]), card)
         figure.text(0.99, 0.97, card.summary, ha="right", va="top", color=QUIET, parse_math=False)
     return figure
 
 
+_PANEL = {
+    (False, False): "strongest examples",
+    (True, False): "strongest examples: place framed, enlarged, all places",
+    (False, True): "strongest tokens in context",
+}
+
+
+def _places_panel(axis: Axes, card: LatentCard) -> None:
+    """The examples with their places and the colour scale, or tokens in context; axes run in inches from the top."""
+    width, height = 4.6, 2.35
+    if card.places:
+        sheet = place_sheet(card.places[:6], card.largest)
+        scale = min(width / sheet.shape[1], (height - 0.2) / sheet.shape[0])
+        axis.imshow(sheet, extent=(0, scale * sheet.shape[1], scale * sheet.shape[0], 0), interpolation="nearest")
+        draw_scale(axis, 0.15, 1.65, height - 0.13, height, card.largest, 7)
+    else:
+        draw_contexts(axis, card.contexts, (0, 0, width, height), card.largest, size=7)
+    axis.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
+
+
 _CARD = (3.5, 2.1)  # inches
 _NAMES = 0.36  # more for upright names of classes
 _SHEET, _CHART = (3.2, 0.8), (1.5, 0.5)
+_PLACED = 0.95  # more for places and tokens
 
 
 def gallery(cards: Sequence[LatentCard], *, columns: int = 3) -> Figure:
@@ -100,7 +132,8 @@ def gallery(cards: Sequence[LatentCard], *, columns: int = 3) -> Figure:
     All of it lies on one pair of axes measured in inches: a pair for each chart takes three to four times as long.
     """
     rows = max(1, -(-len(cards) // columns))
-    tall = _CARD[1] + (_NAMES if any(map(_upright, cards)) else 0)
+    more = _PLACED if any(card.places or card.contexts for card in cards) else 0.0
+    tall = _CARD[1] + (_NAMES if any(map(_upright, cards)) else 0) + more
     width, height = columns * _CARD[0], rows * tall
     with house_style():
         figure = Figure(figsize=(width, height))
@@ -109,7 +142,7 @@ def gallery(cards: Sequence[LatentCard], *, columns: int = 3) -> Figure:
         sheet.set_axis_off()
         for index, card in enumerate(cards):
             left, top = (index % columns) * _CARD[0] + 0.1, (index // columns) * tall
-            _place_card(sheet, card, left, top)
+            _place_card(sheet, card, left, top, more)
         sheet.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
     return figure
 
@@ -119,15 +152,25 @@ def _upright(card: LatentCard) -> bool:
     return card.class_names is not None and max(map(len, card.class_names)) > 2
 
 
-def _place_card(axis: Axes, card: LatentCard, left: float, top: float) -> None:
+def _place_card(axis: Axes, card: LatentCard, left: float, top: float, more: float) -> None:
     axis.text(left, top + 0.22, f"latent {card.latent}", weight="bold", size=10)
     axis.text(left, top + 0.38, card.summary, size=6.5, color=QUIET, parse_math=False)
-    if card.images is not None and len(card.images):
+    if card.places:
+        pictures = place_sheet(card.places[:6], card.largest)
+        scale = min(_SHEET[0] / pictures.shape[1], (_SHEET[1] + more - 0.12) / pictures.shape[0])
+        right, bottom = left + scale * pictures.shape[1], top + 0.44 + scale * pictures.shape[0]
+        axis.imshow(pictures, extent=(left, right, bottom, top + 0.44), interpolation="nearest")
+        floor = top + 0.44 + _SHEET[1] + more
+        draw_scale(axis, left + 0.12, left + 1.2, floor - 0.07, floor, card.largest, 6)
+    elif card.contexts:
+        place = (left, top + 0.44, left + _SHEET[0], top + 0.44 + _SHEET[1] + more)
+        draw_contexts(axis, card.contexts, place, card.largest, size=6)
+    elif card.images is not None and len(card.images):
         pictures = contact_sheet(card.images, 8)
         scale = min(_SHEET[0] / pictures.shape[1], _SHEET[1] / pictures.shape[0])
         right, bottom = left + scale * pictures.shape[1], top + 0.44 + scale * pictures.shape[0]
         axis.imshow(pictures, extent=(left, right, bottom, top + 0.44), interpolation="nearest")
-    floor = top + 0.44 + _SHEET[1] + 0.1 + _CHART[1]
+    floor = top + 0.44 + _SHEET[1] + more + 0.1 + _CHART[1]
     _place_bars(axis, card.histogram, left, floor, ACCENT, gap=0.0)
     axis.text(left, floor + 0.12, "0", size=7)
     axis.text(left + _CHART[0], floor + 0.12, f"{card.largest:.3g}", size=7, ha="right")

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unweave.core.errors import InputError
+from unweave.core.framing import Framing
 from unweave.core.registry import Component, Registry
 
 
@@ -17,6 +18,19 @@ class ModelConfig(Component, ABC):
     """Base of model configurations."""
 
     registry: ClassVar[Registry[type[Component]]] = Registry("model", "unweave.models")
+    reads_text: ClassVar[bool] = False
+    """Whether its networks may be ones of texts; those have no shape of images, and are built with (0, 0, 0)."""
+
+    def framing(self) -> Framing | None:
+        """How image files are best read for it, where its own preprocessing asks for a size."""
+        return None
+
+    def untrained(self) -> "ModelConfig | None":
+        """The configuration of the same network with a random start, where it has another one; None where it has not.
+
+        A configuration whose networks are untrained anyhow, as those are that Unweave trains, gives itself.
+        """
+        return self
 
     @abstractmethod
     def build(self, shape: tuple[int, int, int], classes: int, generator: torch.Generator) -> nn.Module:

@@ -2,18 +2,17 @@
 
 import dataclasses
 import os
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import Request, urlopen
 
 import torch
 from torch import Tensor, nn
 
 from unweave.core.errors import InputError
 from unweave.core.optional import needs
+from unweave.core.reachable import ANSWER_SECONDS
+from unweave.core.reachable import answers as _answers
 from unweave.core.registry import register
 from unweave.models.base import ModelConfig
 from unweave.models.embedding import EmbeddingNet
@@ -24,7 +23,6 @@ _FILE = "model.safetensors"
 _PREFIX = "resnet."
 _HEAD = "classifier."
 _WIDTHS = (64, 128, 256, 512)
-_ANSWER_SECONDS = 5.0
 
 
 @register("resnet-18")
@@ -130,23 +128,6 @@ def _from_hub() -> tuple[Path | None, str]:
     if not _answers(address):
         return None, "the hub does not answer"
     try:
-        return Path(hub.hf_hub_download(REPOSITORY, _FILE, etag_timeout=_ANSWER_SECONDS)), ""
+        return Path(hub.hf_hub_download(REPOSITORY, _FILE, etag_timeout=ANSWER_SECONDS)), ""
     except Exception as error:  # whatever the hub's client and the network come up with; the caller says so
         return None, f"the download failed: {type(error).__name__}"
-
-
-def _answers(address: str, seconds: float = _ANSWER_SECONDS) -> bool:
-    """Whether an address answers in time. A look-up of names has no time limit of its own, so a thread waits for it."""
-    answered: list[bool] = []
-
-    def ask() -> None:
-        try:
-            with urlopen(Request(address, method="HEAD"), timeout=seconds):  # noqa: S310 - the hub's own address
-                answered.append(True)
-        except (URLError, OSError, ValueError):
-            return
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(seconds)
-    return bool(answered)

@@ -9,12 +9,13 @@ from typing import Any, Generic, TypeVar
 from matplotlib.figure import Figure
 
 from unweave.core.config import fingerprint, to_json
-from unweave.core.errors import InputError, did_you_mean
+from unweave.core.errors import InputError, StoreError, did_you_mean
 from unweave.core.registry import Registry
 from unweave.core.runtime import Runtime
 from unweave.figures.files import write
 from unweave.recipes.sections import Section, Shown, table
-from unweave.store.artifact import device_summary, library_versions, read_json, write_json
+from unweave.store.artifact import FILES, device_summary, file_entry, library_versions, read_json, write_json
+from unweave.store.drafts import is_draft, readable
 
 C = TypeVar("C")
 RUN = "run.json"
@@ -181,26 +182,46 @@ def carry_out(
     if before.get("status") == "complete" and all(before.get(key) == value for key, value in aim.items()):
         facts = {key: before[key] for key in (*facts, "wall_seconds")}
     else:
-        write_json(run.folder / RUN, {**description, **aim, **lies, "status": "running", **facts})
+        begun = {**description, **aim, **lies, "status": "running", **facts}
+        try:
+            write_json(run.folder / RUN, begun, sealed=True, new=not before)
+        except FileExistsError:  # another process has begun here meanwhile; where it does the same, both go on
+            _claim(run.folder, description)
     work(run)
     write_json(run.folder / METRICS, run.metrics)
     artifacts = {role: path.relative_to(run.folder).as_posix() for role, path in run.artifacts.items()}
     told = {"findings": run.findings, "sections": to_json(run.sections)}
     ended = {"wall_seconds": round(time.monotonic() - started, 2), "artifacts": artifacts, **told}
-    write_json(run.folder / RUN, {**description, **aim, **lies, "status": "complete", **ended, **facts})
+    ended[FILES] = {METRICS: to_json(file_entry(run.folder / METRICS))}
+    write_json(run.folder / RUN, {**description, **aim, **lies, "status": "complete", **ended, **facts}, sealed=True)
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The numbers of a complete run; null where one could not be had.
+
+    Raises:
+        StoreError: there are none, or they are not those that the run left.
+    """
+    run, numbers = read_json(folder / RUN), read_json(folder / METRICS)
+    files = run.get(FILES, {}) if isinstance(run, dict) and run.get("status") == "complete" else {}
+    said = files.get(METRICS)
+    if not isinstance(numbers, dict) or said not in (None, to_json(file_entry(folder / METRICS))):
+        raise StoreError(f"{folder / METRICS} was changed or damaged; start the same run again, which writes it anew")
+    return numbers
 
 
 def _claim(folder: Path, description: Mapping[str, Any]) -> Mapping[str, Any]:
     """Make the folder, and give what an earlier execution of the same run wrote about itself."""
     found: dict[str, Any] = {}
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; a run needs a folder")
-    if (folder / RUN).is_file():
-        found = read_json(folder / RUN)
-        if not isinstance(found, dict) or any(found.get(key) != value for key, value in description.items()):
-            raise InputError(f"{folder} holds another run (other recipe, settings or seed); choose another --out")
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty and holds no run; choose another --out")
+    with readable(folder):
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file; a run needs a folder")
+        if (folder / RUN).is_file():
+            found = read_json(folder / RUN)
+            if not isinstance(found, dict) or any(found.get(key) != value for key, value in description.items()):
+                raise InputError(f"{folder} holds another run (other recipe, settings or seed); choose another --out")
+        elif folder.is_dir() and any(not is_draft(path, of=RUN) for path in folder.iterdir()):
+            raise InputError(f"{folder} is not empty and holds no run; choose another --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

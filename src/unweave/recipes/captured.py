@@ -10,6 +10,7 @@ from unweave.core.config import from_json
 from unweave.core.errors import InputError
 from unweave.core.hashing import hash_module
 from unweave.datasets.base import DatasetConfig, ImageDataset, Split
+from unweave.models.base import ModelConfig
 from unweave.models.classifier import load_model
 from unweave.store.activations import Activations
 
@@ -31,7 +32,10 @@ def images_of_run(run: Mapping[str, Any], split: Split, data_dir: Path | None = 
         raise InputError("the run does not say which images were captured")
     said = run.get("data_dir")
     lies = data_dir or (Path(said) if isinstance(said, str) else None)
-    return from_json(DatasetConfig, data, where="run.json: data").load(split, lies)
+    asked = from_json(DatasetConfig, data, where="run.json: data")
+    model = config.get("model") if isinstance(config, Mapping) else None
+    framing = None if model is None else from_json(ModelConfig, model, where="run.json: model").framing()
+    return asked.for_model(framing).images(split, lies)
 
 
 def captured_images(run: Mapping[str, Any], activations: Activations, data_dir: Path | None = None) -> ImageDataset:

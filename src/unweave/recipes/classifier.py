@@ -66,8 +66,8 @@ class Studied(Layer):
 
 def capture_layer(config: ClassifierStudy, run: Run) -> Layer:
     """Train the model and capture the layer on both splits."""
-    train_images = config.data.load("train", run.data_dir)
-    test_images = config.data.load("test", run.data_dir)
+    train_images = config.data.images("train", run.data_dir)
+    test_images = config.data.images("test", run.data_dir)
     untrained = config.model.build(train_images.shape, len(train_images.class_names), torch_generator(run.seed))
     resolve(untrained, config.at)  # a wrong name costs seconds here, and a whole training later
     model = train_classifier(

@@ -17,6 +17,7 @@ from unweave.dictionaries.base import Dictionary
 from unweave.figures.pareto import Curve, pareto
 from unweave.recipes.grid import KIND
 from unweave.store.artifact import read_json, write_json
+from unweave.store.drafts import disk_errors, replacing
 from unweave.store.files import save_table
 
 SWEEP = "sweep.json"
@@ -179,12 +180,15 @@ class Sweep:
 
     def save(self, folder: Path) -> None:
         """Write `sweep.json`, and the table as `sweep.csv` and `sweep.parquet`."""
-        folder.mkdir(parents=True, exist_ok=True)
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         table = self.table
-        save_table(folder / PARQUET, {name: table[name] for name in table.column_names})
-        pyarrow.csv.write_csv(table, folder / CSV)
+        with replacing(folder / PARQUET) as draft:
+            save_table(draft, {name: table[name] for name in table.column_names})
+        with replacing(folder / CSV) as draft:
+            pyarrow.csv.write_csv(table, draft)
         found = {"points": self.points, "controls": self.controls, "published": self.published}
-        write_json(folder / SWEEP, {"judged_on": self.judged_on, **to_json(found)})
+        write_json(folder / SWEEP, {"judged_on": self.judged_on, **to_json(found)}, sealed=True)
 
     @staticmethod
     def read(folder: Path) -> "Sweep":

@@ -2,7 +2,8 @@
 
 import base64
 import io
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import UInt8
@@ -10,9 +11,14 @@ from PIL import Image
 
 from unweave.analyze.atlas import Atlas
 from unweave.core.seeds import numpy_generator
+from unweave.figures.contexts import Context, TopToken, shown
 from unweave.figures.latents import LatentCard, contact_sheet
+from unweave.figures.places import place_sheet, scale_strip
 
 _COLUMNS = 8
+_PLACED_COLUMNS, _PLACED_SIDE = 2, 112
+_WEBP_FROM = 1 << 16
+_TOKENS = 6
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,26 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class Token:
+    """A token of a context: its text, how strong the ground below it is (0 to 1), and what is said of it."""
+
+    text: str
+    ground: float
+    title: str
+    strongest: bool
+
+
+@dataclass(frozen=True)
+class Line:
+    """A context as the page shows it, and the value at its strongest token."""
+
+    tokens: list[Token]
+    value: str
+    before: bool
+    after: bool
+
+
+@dataclass(frozen=True)
 class Card:
     """A latent as the page shows it."""
 
@@ -34,6 +60,10 @@ class Card:
     sheet: str | None
     histogram: list[Bar]
     classes: list[Bar]
+    scale: str = ""
+    largest: str = ""
+    contexts: list[Line] = field(default_factory=list)
+    tokens: list[TopToken] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -44,6 +74,11 @@ class Gallery:
     title: str
     text: str
     latents: list[LatentCard]
+
+    @property
+    def placed(self) -> bool:
+        """Whether cards show places or texts, which take more room."""
+        return any(one.places or one.contexts for one in self.latents)
 
     @property
     def cards(self) -> list[Card]:
@@ -106,9 +141,47 @@ def _most_informative(atlas: Atlas, most: int) -> list[int]:
 
 def card(content: LatentCard) -> Card:
     """A latent as the page shows it."""
-    images = content.images
-    sheet = None if images is None or not len(images) else png_uri(contact_sheet(images, _COLUMNS))
-    return Card(content.latent, content.summary, sheet, _histogram_bars(content), _class_bars(content))
+    images, sheet = content.images, None
+    if content.places:
+        sheet = picture_uri(place_sheet(content.places, content.largest, columns=_PLACED_COLUMNS, side=_PLACED_SIDE))
+    elif images is not None and len(images):
+        sheet = png_uri(contact_sheet(images, _COLUMNS))
+    return Card(
+        content.latent,
+        content.summary,
+        sheet,
+        _histogram_bars(content),
+        _class_bars(content),
+        scale=scale_uri() if content.places else "",
+        largest=f"{content.largest:.3g}",
+        contexts=[line(one, content.largest) for one in content.contexts],
+        tokens=list(content.tokens)[:_TOKENS],
+    )
+
+
+def scale_uri() -> str:
+    """The colours of heat maps from 0 to the largest value, as a picture."""
+    strip = scale_strip(128, 8)
+    return png_uri(np.concatenate([strip, np.full((*strip.shape[:2], 1), 255, np.uint8)], -1))
+
+
+def line(context: Context, largest: float) -> Line:
+    """A context as the page shows it: the stronger a token, the warmer its ground."""
+    pairs = zip(context.tokens, context.values.tolist(), strict=True)
+    return Line(
+        [
+            Token(
+                shown(text),
+                min(max(value, 0.0) / (largest or 1.0), 1.0) if value > 0 else 0.0,
+                f"{shown(text)}: {value:.3g}" if not math.isnan(value) else shown(text),
+                place == context.strongest,
+            )
+            for place, (text, value) in enumerate(pairs)
+        ],
+        f"{context.value:.3g}",
+        context.before,
+        context.after,
+    )
 
 
 def _histogram_bars(content: LatentCard) -> list[Bar]:
@@ -140,3 +213,14 @@ def png_uri(pixels: UInt8[np.ndarray, "h w 4"]) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def picture_uri(pixels: UInt8[np.ndarray, "h w 4"]) -> str:
+    """A picture as a data URI: as PNG, or where that takes much and WebP less, as WebP."""
+    png = png_uri(pixels)
+    if len(png) < _WEBP_FROM:
+        return png
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "WEBP", quality=88)
+    webp = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return min(png, webp, key=len)

@@ -13,7 +13,7 @@ from unweave.dictionaries.base import HISTORY
 from unweave.dictionaries.base import KIND as DICTIONARY
 from unweave.models.classifier import KIND as MODEL
 from unweave.models.classifier import load_curves
-from unweave.recipes.base import METRICS, RUN
+from unweave.recipes.base import RUN, read_metrics
 from unweave.store.artifact import Manifest, read_json, read_manifest
 from unweave.store.files import load_table
 
@@ -51,7 +51,7 @@ class Contents:
             if run["status"] != "complete":
                 raise StoreError(f"{folder} holds a run that has not ended; start the same command again to finish it")
             artifacts = {role: folder / path for role, path in run["artifacts"].items()}
-            return Contents(folder, run, read_json(folder / METRICS), artifacts)
+            return Contents(folder, run, read_metrics(folder), artifacts)
         manifest = read_manifest(folder)
         if manifest.kind not in _ROLES:
             raise StoreError(f"there is no report on an artifact of kind {manifest.kind!r} ({folder})")

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from unweave.analyze import Analysis
 from unweave.core.config import to_json
+from unweave.figures.contexts import shown as readable
 from unweave.figures.files import write
 from unweave.figures.latents import gallery
 from unweave.recipes.base import FIGURES, RECIPES
@@ -21,6 +22,7 @@ from unweave.report.drawings import draw_all
 from unweave.report.measures import CONDITIONS, MEASURES
 from unweave.report.sections import sections
 from unweave.report.sweep import is_sweep, sweep_contents
+from unweave.store.drafts import disk_errors, replacing
 
 REPORT = "report.html"
 _NOTHING: dict[str, Any] = {name: [] for name in ("conditions", "rows", "notes", "drawings", "galleries", "selective")}
@@ -90,13 +92,14 @@ def _write_page(place: Path, template: str, values: Mapping[str, Any]) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["readable"] = readable
     css = environment.get_template("report.css").render()
     page = environment.get_template(template).render(css=css, **values)
-    place.mkdir(parents=True, exist_ok=True)
     path = place / REPORT
-    temporary = path.with_suffix(".writing")
-    temporary.write_text(page)
-    temporary.replace(path)
+    with disk_errors(path):
+        place.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as draft:
+        draft.write_text(page, encoding="utf-8")
     return path
 
 

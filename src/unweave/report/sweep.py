@@ -9,7 +9,7 @@ from typing import Any
 
 from unweave.core.errors import StoreError
 from unweave.figures.files import write
-from unweave.recipes.base import METRICS, RUN
+from unweave.recipes.base import RUN, read_metrics
 from unweave.recipes.sweep_result import DEAD, EXPLAINED, L0, LIVE, SWEEP, Setting, Sweep
 from unweave.report.drawings import Drawing, inline
 from unweave.report.measures import CONDITIONS
@@ -115,7 +115,7 @@ def _facts(folder: Path, run: Mapping[str, Any], found: Sweep) -> list[tuple[str
     """The few facts under the title."""
     facts = []
     if run:
-        accuracy = read_json(folder / METRICS)["model/test_accuracy"]
+        accuracy = read_metrics(folder)["model/test_accuracy"]
         facts += [("model", f"{100 * accuracy:.1f} % test accuracy"), ("layer", run["config"]["at"])]
     rows = next((point.metrics["dictionary/rows"] for point in found.points if point.metrics), 0.0)
     seeds = sorted({point.seed for point in found.points})

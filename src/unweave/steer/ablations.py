@@ -10,11 +10,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
+from unweave.core.config import Json
 from unweave.core.errors import InputError
 from unweave.core.hashing import hash_module
 from unweave.core.progress import progress
 from unweave.core.seeds import torch_generator
-from unweave.datasets.base import ImageDataset
+from unweave.datasets.base import Dataset
 from unweave.dictionaries.base import Dictionary
 from unweave.models.hooks import Side
 from unweave.models.rest import RestOfNetwork
@@ -25,6 +26,7 @@ from unweave.steer.examples import Examples
 from unweave.steer.moves import Opened
 from unweave.store.artifact import Identity, existing, read_manifest, writing
 from unweave.store.files import load_tensors, save_tensors
+from unweave.store.layout import Layout, as_details
 
 KIND = "ablations"
 _TENSORS = "ablations.safetensors"
@@ -82,7 +84,7 @@ class Ablations:
 def ablation_effects(
     model: nn.Module,
     sae: Dictionary,
-    examples: Tensor | ImageDataset,
+    examples: Tensor | Dataset,
     labels: Tensor | Sequence[int] | None = None,
     *,
     at: str | None = None,
@@ -90,6 +92,7 @@ def ablation_effects(
     class_names: Sequence[str] | None = None,
     rows: RowMeaning = "flatten",
     side: Side = "output",
+    layout: Layout | None = None,
     controls: int = 1,
     seed: int = 0,
     batch_size: int = 512,
@@ -104,13 +107,14 @@ def ablation_effects(
     Args:
         model: a classifier: logits [b, classes].
         sae: a dictionary of the hook point's rows.
-        examples: a tensor [n, …] or a data set; held-out ones.
+        examples: a tensor [n, …] or a data set, of texts too where the model has a tokenizer; held-out ones.
         labels: class of each; a data set has its own.
         at: dotted name of the module; by default the one that the dictionary was trained on.
         latents: which; all by default.
         class_names: names of the classes.
         rows: what a row is, as it was captured.
         side: what the module gives, or its first input.
+        layout: how positions lie in an example, as it was captured; needed where some tokens give no rows.
         controls: random directions for each latent, along which rows move as far as they do for the latent.
         seed: decides them.
         batch_size: examples a pass.
@@ -121,20 +125,22 @@ def ablation_effects(
         InputError: labels are missing or no classes of the model's, an unknown hook point or latent, rows of another
             width, or more classes and latents than a table can hold.
     """
-    given = Examples(examples, labels, class_names)
+    given = Examples(examples, labels, class_names, model)
     rest = RestOfNetwork(model, hook_point(model, sae, at), side=side)
     chosen = [check_latent(latent, sae.d_sae) for latent in (range(sae.d_sae) if latents is None else latents)]
     if len(set(chosen)) < len(chosen) or not chosen:
         raise InputError(f"latents must name each latent once, got {chosen}")
     if controls < 0:
         raise InputError(f"controls must not be negative, got {controls}")
-    config = {"at": rest.name, "rows": rows, "side": side, "controls": controls, "class_names": given.class_names}
+    config: Json = {"at": rest.name, "rows": rows, "side": side, "controls": controls, "class_names": given.class_names}
+    if layout is not None and layout.prefix_dropped:
+        config["layout"] = as_details(layout)
     inputs = {"model": hash_module(model), "dictionary": hash_module(sae), "examples": given.id}
     identity = Identity(kind=KIND, config={**config, "latents": chosen}, inputs=inputs, seed=seed)
     if out is not None and existing(Path(out), identity, overwrite=overwrite):
         return load_ablations(Path(out))
     with rest.threads_for(next(given.batches(batch_size))):
-        found = _measure(rest, sae, given, chosen, rows, controls, seed, batch_size)
+        found = _measure(rest, sae, given, chosen, rows, layout, controls, seed, batch_size)
     if out is not None:
         with writing(Path(out), identity, overwrite=overwrite) as draft:
             arrays = {name: torch.from_numpy(getattr(found, name)) for name in _ARRAYS}
@@ -163,6 +169,7 @@ def _measure(
     examples: Examples,
     latents: list[int],
     rows: RowMeaning,
+    layout: Layout | None,
     controls: int,
     seed: int,
     batch_size: int,
@@ -172,7 +179,7 @@ def _measure(
     seen = 0
     with progress("Ablating", total=examples.n, unit="examples") as bar:
         for inputs in examples.batches(batch_size):
-            batch = Opened(rest.on(inputs), sae, rows, rest.name)
+            batch = Opened(rest.on(inputs), sae, rows, rest.name, layout)
             classes = batch.answers.shape[1]
             label = examples.known_labels(classes, "cross-entropy")[seen : seen + len(inputs)]
             if sums is None:
@@ -232,17 +239,16 @@ class _Sums:
         """The changes of one batch: a copy of an example for each latent that is active in any of its rows."""
         row, latent = codes.nonzero(as_tuple=True)
         value = codes[row, latent]
-        copy, of_copy = torch.unique((row // batch.per_example) * self.latents + latent, return_inverse=True)
+        copy, of_copy = torch.unique(batch.example.to(row.device)[row] * self.latents + latent, return_inverse=True)
         in_order = of_copy.argsort(stable=True)
         row, value, of_copy = row[in_order], value[in_order], of_copy[in_order]
         own_loss = cross_entropy(batch.answers, label, reduction="none")
-        at_once = max(1, _VALUES_AT_ONCE // (batch.per_example * directions.shape[1]))
+        at_once = max(1, _VALUES_AT_ONCE * len(batch) // max(1, batch.rows.numel()))
         for start in range(0, len(copy), at_once):
             part = copy[start : start + at_once]
             first, last = torch.searchsorted(of_copy, torch.tensor([start, start + len(part)]).to(of_copy)).tolist()
             example, which = part // self.latents, part % self.latents
-            moved = (of_copy[first:last] - start) * batch.per_example + row[first:last] % batch.per_example
-            moves = (moved, example, -value[first:last])
+            moves = (row[first:last], of_copy[first:last] - start, example, -value[first:last])
             here, cell = example.cpu(), which.cpu() * self.classes + label[example.cpu()]
             of_move = which[of_copy[first:last] - start]
             answers = batch.answers_to_single_moves(*moves, directions[of_move])

@@ -1,6 +1,6 @@
 """Steering: a model whose latents are moved, for as long as a block lasts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from unweave.models.hooks import Side
 from unweave.models.replace import replacing, resolve_one
 from unweave.models.rows import RowMeaning, to_rows, with_rows
 from unweave.steer.edits import Edits, apply_edits, read_edits
+from unweave.store.layout import Layout
 
 _CODE_BYTES = 64 << 20
 
@@ -29,28 +30,53 @@ class Steering:
         changed: rows whose codes the edits changed.
     """
 
-    def __init__(self, dictionary: Dictionary, at: str, edits: Edits, rows: RowMeaning, *, keep_error: bool) -> None:
+    def __init__(
+        self,
+        dictionary: Dictionary,
+        at: str,
+        edits: Edits,
+        rows: RowMeaning,
+        *,
+        keep_error: bool,
+        layout: Layout | None = None,
+        positions: Sequence[int] | None = None,
+    ) -> None:
         self.at, self.edits = at, edits
         self.calls = self.rows = self.changed = 0
         self._dictionary, self._meaning, self._keep_error = dictionary, rows, keep_error
+        self._layout = layout
+        self._positions = None if positions is None else torch.tensor(list(positions), dtype=torch.int64)
         self._dtype = next((w.dtype for w in dictionary.state_dict().values() if w.is_floating_point()), torch.float32)
 
     def __call__(self, tensor: Tensor) -> Tensor:
         """The tensor with its latents edited; the tensor itself where that changes nothing."""
-        rows = to_rows(tensor, self._meaning, examples=len(tensor), name=self.at).values
+        read = to_rows(
+            tensor,
+            self._meaning,
+            examples=len(tensor),
+            name=self.at,
+            layout=self._layout,
+            width=self._dictionary.d_in,
+        )
+        rows = read.values
         check_width(self._dictionary, rows.shape[1], self.at, self._meaning)
         own = rows.to(self._dictionary.device, self._dtype)
         most = max(1, _CODE_BYTES // (4 * self._dictionary.d_sae))
         parts = [self._edited(part) for part in own.split(most)]
         made, differs = (torch.cat(both).to(tensor.device) for both in zip(*parts, strict=True))
+        if self._positions is not None:
+            chosen = torch.isin(read.position, self._positions).to(tensor.device)
+            differs = differs & chosen
+            made = made if self._keep_error else torch.where(chosen.unsqueeze(1), made, rows.to(made))
         changed = int(differs.sum())
         self.calls, self.rows, self.changed = self.calls + 1, self.rows + len(rows), self.changed + changed
         if not self._keep_error:
-            return with_rows(tensor, made, self._meaning)
+            return with_rows(tensor, made, self._meaning, layout=self._layout)
         if not changed:
             return tensor
         # Rows that nothing moves keep their bits. The sum is taken in the wider of the two precisions.
-        return with_rows(tensor, torch.where(differs.unsqueeze(1), rows + made, rows), self._meaning)
+        new = torch.where(differs.unsqueeze(1), rows + made, rows)
+        return with_rows(tensor, new, self._meaning, layout=self._layout)
 
     def _edited(self, rows: Float[Tensor, "m d_in"]) -> tuple[Float[Tensor, "m d_in"], Bool[Tensor, " m"]]:
         """What the edits add to rows (without `keep_error` the new rows), and which of them they change."""
@@ -74,6 +100,8 @@ def steer(
     rows: RowMeaning = "flatten",
     side: Side = "output",
     keep_error: bool = True,
+    layout: Layout | None = None,
+    positions: Sequence[int] | None = None,
 ) -> Iterator[Steering]:
     """Inside the block, the model runs with latents moved; afterwards it is what it was, whatever happened inside.
 
@@ -93,6 +121,9 @@ def steer(
         rows: what a row is, as it was captured.
         side: what the module gives, or its first input, as it was captured.
         keep_error: whether what the dictionary misses of a row stays in it.
+        layout: how positions lie in an example, as the store says (`activations.layout`); tokens that gave no rows stay
+            as they are.
+        positions: rows that are edited, for rows by position: one patch, say `[layout.position(3, 5)]`; by default all.
 
     Yields:
         A `Steering`, which counts the rows that the edits changed.
@@ -102,7 +133,9 @@ def steer(
             calls the hook point never or more than once.
     """
     name = hook_point(model, sae, at)
-    steering = Steering(sae, name, read_edits(edits, sae.d_sae), rows, keep_error=keep_error)
+    steering = Steering(
+        sae, name, read_edits(edits, sae.d_sae), rows, keep_error=keep_error, layout=layout, positions=positions
+    )
     with replacing(model, {name: steering}, side=side):
         yield steering
 

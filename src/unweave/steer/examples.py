@@ -1,14 +1,24 @@
 """Examples that a stage reads more than once, with what is known of them."""
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from unweave.core.errors import InputError
 from unweave.core.hashing import hash_tensor
-from unweave.datasets.base import ImageDataset
+from unweave.datasets.base import Dataset, ImageDataset, TextDataset
+
+
+@runtime_checkable
+class EncodesTexts(Protocol):
+    """A network that makes one tensor of texts, token ids and mask [b, 2, t], and takes it."""
+
+    def encode(self, texts: Sequence[str], *, length: int | None = None) -> Tensor:
+        """The tensor of some texts."""
+        ...
 
 
 class Examples:
@@ -23,35 +33,46 @@ class Examples:
 
     def __init__(
         self,
-        examples: Tensor | ImageDataset,
+        examples: Tensor | Dataset,
         labels: Tensor | Sequence[int] | None = None,
         class_names: Sequence[str] | None = None,
+        model: nn.Module | None = None,
     ) -> None:
-        if not isinstance(examples, (Tensor, ImageDataset)):
+        if not isinstance(examples, (Tensor, ImageDataset, TextDataset)):
             raise InputError(
                 f"examples must be a tensor [n, …] or a data set, which can be read again; got a "
                 f"{type(examples).__name__}"
             )
-        self._examples = examples
+        if isinstance(examples, TextDataset) and not isinstance(model, EncodesTexts):
+            raise InputError(
+                f"a {type(model).__name__} takes no texts: it has no tokenizer of its own (`encode`, as the model "
+                "'pretrained' has); give it token ids as a tensor"
+            )
+        self._examples, self._model = examples, model
         self.n = len(examples)
         if not self.n:
             raise InputError("there are no examples")
-        if isinstance(examples, ImageDataset):
+        if isinstance(examples, Dataset):
             labels = examples.labels if labels is None else labels
             class_names = examples.class_names if class_names is None else class_names
         self.labels = None if labels is None else _checked(labels, self.n)
         self.class_names = None if class_names is None else list(class_names)
-        own = examples.id if isinstance(examples, ImageDataset) else hash_tensor(examples)
+        own = examples.id if isinstance(examples, Dataset) else hash_tensor(examples)
         self.id = own if self.labels is None else f"{own} {hash_tensor(self.labels)}"
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
-        """Inputs in order; of a data set, images in [0, 1]."""
+        """Inputs in order; of a data set, images in [0, 1], or token ids and mask [b, 2, t] of texts."""
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
         if isinstance(self._examples, Tensor):
             yield from self._examples.split(batch_size)
-        else:
+        elif isinstance(self._examples, ImageDataset):
             yield from (batch.images for batch in self._examples.batches(batch_size))
+        else:
+            assert isinstance(self._examples, TextDataset)
+            assert isinstance(self._model, EncodesTexts)
+            for start in range(0, self.n, batch_size):
+                yield self._model.encode(list(self._examples.texts[start : start + batch_size]))
 
     def known_labels(self, classes: int, needed_for: str) -> Int64[Tensor, " n"]:
         """The labels, of which the model answers with `classes`.

@@ -6,9 +6,11 @@ from torch import Tensor
 
 from unweave.core.errors import InputError
 from unweave.dictionaries.base import Dictionary
+from unweave.models.places import mask_of
 from unweave.models.rest import OnBatch
-from unweave.models.rows import RowMeaning, to_rows, with_rows
+from unweave.models.rows import RowMeaning, Rows, to_rows, with_rows
 from unweave.steer.context import check_width
+from unweave.store.layout import Layout
 
 _CODE_BYTES = 64 << 20
 _VALUES_AT_ONCE = 1 << 21
@@ -19,18 +21,32 @@ class Opened:
 
     Attributes:
         rows: rows [m, d_in] of the batch, in the dictionary's precision, on its device.
+        example: place in the batch of the example that each row belongs to.
+        position: of each row in its example.
         answers: the model's own answers [b, classes], float64 on the CPU.
     """
 
-    def __init__(self, batch: OnBatch, dictionary: Dictionary, meaning: RowMeaning, name: str) -> None:
-        read = to_rows(batch.values, meaning, examples=len(batch.values), name=name)
+    def __init__(
+        self, batch: OnBatch, dictionary: Dictionary, meaning: RowMeaning, name: str, layout: Layout | None = None
+    ) -> None:
+        self._mask, self._layout = mask_of(batch.inputs), layout
+        self._width = dictionary.d_in
+        read = self._read(batch.values, meaning, self._mask, name)
         check_width(dictionary, read.values.shape[1], name, meaning)
+        self.example, self.position = read.example, read.position
         if batch.answers.ndim != 2 or not batch.answers.is_floating_point():
             raise InputError(f"the model answers with {list(batch.answers.shape)}; logits are floats [b, classes]")
         self._batch, self._dictionary, self._meaning, self._own = batch, dictionary, meaning, read.values
         self.per_example = read.per_example
         self.rows = in_its_precision(dictionary, read.values)
         self.answers = batch.answers.double().cpu()
+
+    def _read(self, values: Tensor, meaning: RowMeaning, mask: Tensor | None, name: str) -> Rows:
+        options = {"layout": self._layout, "mask": mask, "width": self._width}
+        return to_rows(values, meaning, examples=len(values), name=name, **options)  # type: ignore[arg-type]
+
+    def _with(self, values: Tensor, rows: Float[Tensor, "m d_in"], mask: Tensor | None) -> Tensor:
+        return with_rows(values, rows, self._meaning, layout=self._layout, mask=mask)
 
     def __len__(self) -> int:
         return len(self._batch.inputs)
@@ -41,7 +57,7 @@ class Opened:
 
     def answers_to(self, rows: Float[Tensor, "m d_in"]) -> Float[Tensor, "b classes"]:
         """Answers with other rows in place of the batch's own, float64 on the CPU."""
-        return self._batch(with_rows(self._batch.values, rows, self._meaning)).double().cpu()
+        return self._batch(self._with(self._batch.values, rows, self._mask)).double().cpu()
 
     def answers_to_moves(
         self, lengths: Float[Tensor, "v m"], directions: Float[Tensor, "v d_in"]
@@ -58,7 +74,8 @@ class Opened:
             count = len(part)
             moved = self._own + lengths[part].unsqueeze(2) * directions[part].unsqueeze(1)
             repeated = values.repeat(count, *[1] * (values.ndim - 1))
-            new = with_rows(repeated, moved.flatten(0, 1), self._meaning)
+            mask = None if self._mask is None else self._mask.repeat(count, 1)
+            new = self._with(repeated, moved.flatten(0, 1), mask)
             found.append(self._batch(new, torch.arange(b, device=device).repeat(count)).unflatten(0, (count, b)))
         answers = torch.cat(found).cpu()
         return answers.to(torch.promote_types(answers.dtype, torch.float32))
@@ -66,6 +83,7 @@ class Opened:
     def answers_to_single_moves(
         self,
         row: Tensor,
+        copy: Tensor,
         example: Tensor,
         lengths: Float[Tensor, " m"],
         directions: Float[Tensor, "m d_in"],
@@ -73,17 +91,28 @@ class Opened:
         """Answers to p copies of examples, in each of which some rows are moved.
 
         Args:
-            row: of each move [m], counted as if the copies' rows followed each other.
+            row: of each move [m], among the batch's own rows.
+            copy: that each move [m] is in.
             example: of each copy [p], its place in the batch.
             lengths: of each move.
             directions: of each move.
         """
         device = self._batch.values.device
         values = self._batch.values[example.to(device)]
-        rows = to_rows(values, self._meaning, examples=len(values), name="the copies").values
+        mask = None if self._mask is None else self._mask[example.to(self._mask.device)]
+        rows = self._read(values, self._meaning, mask, "the copies").values
         moved = rows.to(torch.promote_types(rows.dtype, lengths.dtype), copy=True)
-        moved[row.to(device)] += (lengths.unsqueeze(1) * directions).to(moved)
-        return self._batch(with_rows(values, moved, self._meaning), example.to(device)).double().cpu()
+        moved[self._places_in_copies(row.cpu(), copy.cpu(), example.cpu()).to(device)] += (
+            lengths.unsqueeze(1) * directions
+        ).to(moved)
+        return self._batch(self._with(values, moved, mask), example.to(device)).double().cpu()
+
+    def _places_in_copies(self, row: Tensor, copy: Tensor, example: Tensor) -> Tensor:
+        """Where rows of the batch lie among those of copies of its examples, which follow each other."""
+        each = torch.bincount(self.example, minlength=len(self))
+        first = each.cumsum(0) - each
+        starts = each[example].cumsum(0) - each[example]
+        return starts[copy] + row - first[self.example[row]]
 
 
 def in_its_precision(dictionary: Dictionary, rows: Float[Tensor, "m d_in"]) -> Float[Tensor, "m d_in"]:

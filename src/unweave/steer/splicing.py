@@ -10,19 +10,21 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
-from unweave.core.config import from_json
+from unweave.core.config import Json, from_json
 from unweave.core.hashing import hash_module
 from unweave.core.progress import progress
-from unweave.datasets.base import ImageDataset
+from unweave.datasets.base import Dataset
 from unweave.dictionaries.base import Dictionary
 from unweave.figures.splice import splice_figure
 from unweave.models.hooks import HookPoints, Side
+from unweave.models.places import mask_of
 from unweave.models.rest import RestOfNetwork
 from unweave.models.rows import RowMeaning, to_rows
 from unweave.steer.context import check_width, hook_point
 from unweave.steer.examples import Examples
 from unweave.steer.moves import Opened
 from unweave.store.artifact import Identity, existing, read_manifest, writing
+from unweave.store.layout import Layout, as_details
 
 KIND = "splice"
 
@@ -108,12 +110,13 @@ class Splice:
 def splice(
     model: nn.Module,
     sae: Dictionary,
-    examples: Tensor | ImageDataset,
+    examples: Tensor | Dataset,
     labels: Tensor | Sequence[int] | None = None,
     *,
     at: str | None = None,
     rows: RowMeaning = "flatten",
     side: Side = "output",
+    layout: Layout | None = None,
     batch_size: int = 512,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -125,11 +128,12 @@ def splice(
     Args:
         model: a classifier: logits [b, classes].
         sae: a dictionary of the hook point's rows.
-        examples: a tensor [n, …] or a data set; held-out ones.
+        examples: a tensor [n, …] or a data set, of texts too where the model has a tokenizer; held-out ones.
         labels: class of each; a data set has its own.
         at: dotted name of the module; by default the one that the dictionary was trained on.
         rows: what a row is, as it was captured.
         side: what the module gives, or its first input.
+        layout: how positions lie in an example, as it was captured; needed where some tokens give no rows.
         batch_size: examples a pass; sums are in float64, so it does not change the result.
         out: folder of the artifact, by default none is left.
         overwrite: replace another artifact in `out`.
@@ -137,14 +141,17 @@ def splice(
     Raises:
         InputError: labels are missing or no classes of the model's, an unknown hook point, rows of another width.
     """
-    given = Examples(examples, labels)
+    given = Examples(examples, labels, None, model)
     rest = RestOfNetwork(model, hook_point(model, sae, at), side=side)
     inputs = {"model": hash_module(model), "dictionary": hash_module(sae), "examples": given.id}
-    identity = Identity(kind=KIND, config={"at": rest.name, "rows": rows, "side": side}, inputs=inputs)
+    config: Json = {"at": rest.name, "rows": rows, "side": side}
+    if layout is not None and layout.prefix_dropped:
+        config["layout"] = as_details(layout)
+    identity = Identity(kind=KIND, config=config, inputs=inputs)
     if out is not None and existing(Path(out), identity, overwrite=overwrite):
         return load_splice(Path(out))
     with rest.threads_for(next(given.batches(batch_size))):
-        found = _measure(rest, sae, given, rows, batch_size)
+        found = _measure(rest, sae, given, rows, layout, batch_size)
     if out is not None:
         with writing(Path(out), identity, overwrite=overwrite) as draft:
             draft.details.update(splice=asdict(found), hook_name=rest.name)
@@ -182,13 +189,20 @@ class _Sums:
         )
 
 
-def _measure(rest: RestOfNetwork, sae: Dictionary, examples: Examples, rows: RowMeaning, batch_size: int) -> Splice:
-    mean = _mean_row(rest, sae, examples, rows, batch_size)
+def _measure(
+    rest: RestOfNetwork,
+    sae: Dictionary,
+    examples: Examples,
+    rows: RowMeaning,
+    layout: Layout | None,
+    batch_size: int,
+) -> Splice:
+    mean = mean_row(rest, sae, examples, rows, layout, batch_size)
     sums = {name: _Sums() for name in ("model", "spliced", "mean", "zero")}
     seen = 0
     with progress("Splicing", total=examples.n, unit="examples") as bar:
         for inputs in examples.batches(batch_size):
-            batch = Opened(rest.on(inputs), sae, rows, rest.name)
+            batch = Opened(rest.on(inputs), sae, rows, rest.name, layout)
             labels = examples.known_labels(batch.answers.shape[1], "cross-entropy")[seen : seen + len(inputs)]
             places = {
                 "spliced": sae.decode(batch.codes()),
@@ -203,14 +217,22 @@ def _measure(rest: RestOfNetwork, sae: Dictionary, examples: Examples, rows: Row
     return Splice(n=seen, **{name: total.mean(seen) for name, total in sums.items()})
 
 
-def _mean_row(
-    rest: RestOfNetwork, sae: Dictionary, examples: Examples, meaning: RowMeaning, batch_size: int
+def mean_row(
+    rest: RestOfNetwork,
+    sae: Dictionary,
+    examples: Examples,
+    meaning: RowMeaning,
+    layout: Layout | None,
+    batch_size: int,
 ) -> Float[Tensor, " d_in"]:
+    """The mean of all rows of the examples at a hook point."""
     points = HookPoints(rest.model, rest.name, side=rest.side)
     total, count = torch.zeros(sae.d_in, dtype=torch.float64), 0
     for inputs in examples.batches(batch_size):
         tensor = points.read(inputs.to(rest.device))[rest.name]
-        own = to_rows(tensor, meaning, examples=len(inputs), name=rest.name).values
+        own = to_rows(
+            tensor, meaning, examples=len(inputs), name=rest.name, layout=layout, mask=mask_of(inputs), width=sae.d_in
+        ).values
         check_width(sae, own.shape[1], rest.name, meaning)
         total += own.double().sum(0).cpu()
         count += len(own)

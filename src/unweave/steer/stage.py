@@ -7,17 +7,19 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from unweave.core.config import Json, to_json
 from unweave.core.errors import InputError, did_you_mean
 from unweave.core.hashing import hash_module
 from unweave.core.progress import progress
 from unweave.core.seeds import torch_generator
-from unweave.datasets.base import ImageDataset
+from unweave.datasets.base import Dataset
 from unweave.dictionaries.base import Dictionary
 from unweave.models.hooks import HookPoints, Side, evaluating
+from unweave.models.places import mask_of
 from unweave.models.rest import RestOfNetwork
 from unweave.models.rows import RowMeaning, to_rows
 from unweave.steer.context import check_width, hook_point
@@ -27,6 +29,7 @@ from unweave.steer.examples import Examples
 from unweave.steer.moves import Opened, codes_of
 from unweave.steer.response import KIND, Response
 from unweave.store.artifact import Identity, existing, writing
+from unweave.store.layout import Layout, as_details
 from unweave.store.scratch import Scratch
 
 Decoder = nn.Module | Callable[[Tensor], Tensor]
@@ -49,13 +52,35 @@ class _Plan:
     controls: int
     resamples: int
     class_names: tuple[str, ...] | None
+    layout: Layout | None = None
+    positions: tuple[int, ...] | None = None
+
+    def as_json(self) -> Json:
+        """What decides the numbers; without what makes no difference to them."""
+        said: Json = {name: value for name, value in to_json(self).items() if name not in ("layout", "positions")}
+        if self.layout is not None and self.layout.prefix_dropped:
+            said["layout"] = as_details(self.layout)
+        return said if self.positions is None else {**said, "positions": list(self.positions)}
+
+    def moves(self, position: Int64[Tensor, " m"]) -> Bool[Tensor, " m"]:
+        """Which rows are moved.
+
+        Raises:
+            InputError: none is.
+        """
+        if self.positions is None:
+            return torch.ones(len(position), dtype=torch.bool)
+        chosen = torch.isin(position, torch.tensor(self.positions))
+        if not bool(chosen.any()):
+            raise InputError(f"no row has a position of {list(self.positions)}; rows have 0 to {int(position.max())}")
+        return chosen
 
 
 @torch.no_grad()
 def dose_response(
     model: nn.Module,
     sae: Dictionary,
-    examples: Tensor | ImageDataset,
+    examples: Tensor | Dataset,
     *,
     latents: Sequence[int],
     doses: Sequence[float] = DOSES,
@@ -67,6 +92,8 @@ def dose_response(
     class_names: Sequence[str] | None = None,
     rows: RowMeaning = "flatten",
     side: Side = "output",
+    layout: Layout | None = None,
+    positions: Sequence[int] | None = None,
     controls: int = 20,
     resamples: int = 1000,
     seed: int = 0,
@@ -94,6 +121,9 @@ def dose_response(
         class_names: names of the classes.
         rows: what a row is, as it was captured.
         side: what the module gives, or its first input.
+        layout: how positions lie in an example, as it was captured; needed where some tokens give no rows.
+        positions: rows that are moved, for rows by position (`layout.position(row, column)` names a place); by default
+            all.
         controls: random directions; the same ones for every latent and dose.
         resamples: bootstrap draws behind each band.
         seed: decides both.
@@ -105,7 +135,7 @@ def dose_response(
         InputError: an unknown hook point or latent, rows of another width, a latent that never fires with doses in
             multiples of its largest code, or a decoder that does not fit.
     """
-    given = Examples(examples, labels, class_names)
+    given = Examples(examples, labels, class_names, model)
     rest = RestOfNetwork(model, hook_point(model, sae, at), side=side)
     _check(op, unit, doses, latents, controls, resamples)
     plan = _Plan(
@@ -119,10 +149,12 @@ def dose_response(
         controls=controls,
         resamples=resamples,
         class_names=None if given.class_names is None else tuple(given.class_names),
+        layout=layout,
+        positions=None if positions is None else tuple(positions),
     )
     inputs = {"model": hash_module(model), "dictionary": hash_module(sae), "examples": given.id}
     inputs["decoder"] = _decoder_id(decoder, kept=out is not None)
-    identity = Identity(kind=KIND, config=plan, inputs=inputs, seed=seed)
+    identity = Identity(kind=KIND, config=plan.as_json(), inputs=inputs, seed=seed)
     scratch = Scratch() if out is None else None
     folder = scratch.path / "response" if scratch is not None else Path(str(out))
     if not existing(folder, identity, overwrite=overwrite):
@@ -177,14 +209,15 @@ def _measure(
     collected: Collected | None = None
     with progress("Dosing", total=examples.n * len(plan.latents), unit="examples") as bar:
         for inputs in examples.batches(batch_size):
-            batch = Opened(rest.on(inputs), sae, plan.rows, rest.name)
+            batch = Opened(rest.on(inputs), sae, plan.rows, rest.name, plan.layout)
+            moved_rows = plan.moves(batch.position).to(sae.device)
             if collected is None:
                 names = examples.names(batch.answers.shape[1])
                 collected = Collected(plan.latents, plan.doses, values, plan.controls, examples.n, names)
             collected.open(batch.answers, None if decoder is None else _draw(decoder, batch, batch.rows))
             codes = batch.codes()[:, index]
             for place, direction in enumerate(directions):
-                steps = _steps(plan.op, values[place].to(codes), codes[:, place])
+                steps = _steps(plan.op, values[place].to(codes), codes[:, place]) * moved_rows
                 lengths = steps * direction.norm()
                 answers = batch.answers_to_moves(
                     torch.cat([steps, lengths.repeat_interleave(plan.controls, 0)]),
@@ -210,7 +243,15 @@ def _largest_codes(
     index = torch.tensor(plan.latents, device=sae.device)
     for inputs in examples.batches(batch_size):
         tensor = points.read(inputs.to(rest.device))[plan.at]
-        rows = to_rows(tensor, plan.rows, examples=len(inputs), name=plan.at).values
+        rows = to_rows(
+            tensor,
+            plan.rows,
+            examples=len(inputs),
+            name=plan.at,
+            layout=plan.layout,
+            mask=mask_of(inputs),
+            width=sae.d_in,
+        ).values
         check_width(sae, rows.shape[1], plan.at, plan.rows)
         largest = torch.maximum(largest, codes_of(sae, rows)[:, index].amax(0).double().cpu())
     silent = [latent for latent, most in zip(plan.latents, largest.tolist(), strict=True) if not most > 0]

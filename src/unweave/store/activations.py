@@ -10,21 +10,21 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from unweave.core.errors import InputError, StoreError
+from unweave.core.errors import StoreError
 from unweave.store.artifact import MANIFEST, Manifest, read_manifest
-from unweave.store.files import load_tensors, save_tensors
-from unweave.store.rows import Moments, MomentSums, WindowedOrder
+from unweave.store.files import load_tensors
+from unweave.store.layout import Layout, from_details
+from unweave.store.rows import Moments, WindowedOrder
 from unweave.store.scratch import Scratch
 
 KIND = "activations"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_MOMENTS = "moments.safetensors"
+MOMENTS = "moments.safetensors"
 _BLOCK_BYTES = 1 << 20
 _WINDOW_BYTES = 1 << 30
 
@@ -42,62 +42,6 @@ class RowBlock:
         """Named tensors, as a shard holds them."""
         named = {"activations": self.activations, "example": self.example, "position": self.position}
         return named if self.label is None else {**named, "label": self.label}
-
-
-class ActivationWriter:
-    """Writes rows into shards of one folder; memory stays below two shards."""
-
-    def __init__(self, folder: Path, *, dtype: str = "float32", shard_bytes: int = 256 << 20) -> None:
-        self.folder = folder
-        self._dtype = DTYPES[dtype]
-        self._shard_bytes = shard_bytes
-        self._pending: list[RowBlock] = []
-        self._pending_rows = 0
-        self._shard_rows: list[int] = []
-        self._sums: MomentSums | None = None
-        self._d_in = 0
-
-    def add(self, block: RowBlock) -> None:
-        """Append rows."""
-        rows = block.activations.detach().to("cpu", self._dtype)
-        if self._sums is None:
-            self._sums = MomentSums(rows.shape[1])
-            self._d_in = rows.shape[1]
-        if rows.shape[1] != self._d_in:
-            raise InputError(f"rows of width {rows.shape[1]} follow rows of width {self._d_in}; a store has one width")
-        self._sums.add(rows)
-        self._pending.append(RowBlock(rows, block.example, block.position, block.label))
-        self._pending_rows += len(rows)
-        capacity = max(1, self._shard_bytes // (rows.shape[1] * rows.element_size()))
-        while self._pending_rows >= capacity:
-            self._write_shard(capacity)
-
-    def close(self) -> dict[str, Any]:
-        """Write what is left and return the details for the manifest.
-
-        Raises:
-            InputError: nothing was added.
-        """
-        if self._sums is None or not self._sums.n:
-            raise InputError("there is nothing to store: no row was captured")
-        if self._pending_rows:
-            self._write_shard(self._pending_rows)
-        moments = self._sums.moments()
-        variance = torch.tensor(moments.variance, dtype=torch.float64)
-        save_tensors(self.folder / _MOMENTS, {"mean": moments.mean, "variance": variance})
-        dtype = next(name for name, value in DTYPES.items() if value is self._dtype)
-        return {"n": self._sums.n, "d_in": len(moments.mean), "dtype": dtype, "shards": self._shard_rows}
-
-    def _write_shard(self, rows: int) -> None:
-        joined = {
-            name: torch.cat([block.tensors()[name] for block in self._pending]) for name in self._pending[0].tensors()
-        }
-        path = self.folder / shard_name(len(self._shard_rows))
-        save_tensors(path, {name: tensor[:rows] for name, tensor in joined.items()})
-        self._shard_rows.append(rows)
-        self._pending_rows -= rows
-        rest = {name: tensor[rows:].clone() for name, tensor in joined.items()}
-        self._pending = [RowBlock(**rest)] if self._pending_rows else []
 
 
 def shard_name(index: int) -> str:
@@ -167,6 +111,11 @@ class Activations:
         return str(self.manifest.details.get("hook_name", ""))
 
     @property
+    def layout(self) -> Layout | None:
+        """How positions lie in an example; None in a store of an earlier version."""
+        return from_details(self.manifest.details.get("layout"))
+
+    @property
     def example(self) -> Int64[Tensor, " n"]:
         """Index of the example that each row comes from."""
         return torch.cat([shard["example"] for shard in self._shards])
@@ -191,7 +140,7 @@ class Activations:
 
     def moments(self) -> Moments:
         """Mean and variance of all rows, as summed at capture."""
-        stored = load_tensors(self.folder / _MOMENTS)
+        stored = load_tensors(self.folder / MOMENTS)
         return Moments(stored["mean"], float(stored["variance"]))
 
     def rows(self, start: int, stop: int) -> Float[Tensor, "n d_in"]:

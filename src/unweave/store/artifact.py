@@ -5,15 +5,14 @@ inputs and files with their sizes and checksums; a folder without one is no arti
 fingerprint of kind, schema, configuration, seed and inputs: a stage that finds its id in place does not run again.
 """
 
-import glob
+import errno
 import json
 import math
 import os
 import platform
-import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -24,11 +23,26 @@ import torch
 from unweave.core.config import Json, fingerprint, from_json, to_json
 from unweave.core.errors import InputError, StoreError
 from unweave.core.hashing import crc32_of_file
+from unweave.store.drafts import (
+    OLD,
+    asides,
+    disk_errors,
+    forget,
+    left_beside,
+    new_draft,
+    readable,
+    remove,
+    replacing,
+    to_disk,
+)
 
 MANIFEST = "manifest.json"
+FILES = "files"
 SCHEMA = 1
 _VERIFY_WHOLE_BELOW = 256 << 20
-_OLD = "-old"
+_SWAPS = 10
+_CHECKSUM = "checksum"
+_OURS = "unweave-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +91,27 @@ class Draft:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.details: Json = {}
+        self._settled: dict[Path, tuple[int, FileEntry]] = {}
+
+    def settle(self, path: Path) -> None:
+        """Say that a file will not change any more, so that its checksum is taken while it is still in memory."""
+        self._settled[path] = path.stat().st_mtime_ns, file_entry(path)
+
+    def files(self) -> dict[str, FileEntry]:
+        """Every file there is, on the disk, with its checksum."""
+        found = {}
+        for path in sorted(path for path in self.folder.rglob("*") if path.is_file()):
+            to_disk(path)
+            stat = path.stat()
+            changed, entry = self._settled.get(path, (-1, None))
+            same = entry is not None and (changed, entry.size) == (stat.st_mtime_ns, stat.st_size)
+            found[path.relative_to(self.folder).as_posix()] = entry if entry is not None and same else file_entry(path)
+        return found
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Size and checksum of a file as it is."""
+    return FileEntry(size=path.stat().st_size, crc32=crc32_of_file(path))
 
 
 def library_versions() -> dict[str, str]:
@@ -92,10 +127,15 @@ def existing(folder: Path, identity: Identity, *, overwrite: bool = False) -> bo
         InputError: something else stands in its place and `overwrite` is not set, or what stands there is no artifact,
             or no folder can be made there. Nothing is touched.
     """
-    _bring_back(folder)
+    with readable(folder):
+        return _existing(_behind_links(folder), identity, overwrite=overwrite)
+
+
+def _existing(folder: Path, identity: Identity, *, overwrite: bool) -> bool:
+    _tidy(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         above = next(path for path in folder.absolute().parents if path.exists())
-        if not (above.is_dir() and os.access(above, os.W_OK)):
+        if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
             raise InputError(f"{folder} cannot be made: {above} is no folder that can be written to")
         return False
     if not (folder / MANIFEST).is_file():
@@ -117,29 +157,32 @@ def existing(folder: Path, identity: Identity, *, overwrite: bool = False) -> bo
 def writing(folder: Path, identity: Identity, *, overwrite: bool = False) -> Iterator[Draft]:
     """Write an artifact: yields a draft folder that becomes `folder` when the block ends without an error.
 
-    A block that fails, or a process that is killed, leaves `folder` as it was.
+    A block that fails, or a process that is killed, leaves `folder` as it was. Where another process has left the same
+    artifact there meanwhile, that one stays.
 
     Raises:
         InputError: something else stands in `folder` and `overwrite` is not set.
+        StoreError: there is no room on the disk, or it cannot be written to.
     """
+    folder = _behind_links(folder)
     existing(folder, identity, overwrite=overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
-    draft = Draft(folder.parent / f".{folder.name}.writing-{os.getpid()}")
-    draft.folder.mkdir()
+    draft = Draft(new_draft(folder))
     started = time.monotonic()
     try:
-        yield draft
-        manifest = _manifest(draft, identity, time.monotonic() - started)
-        write_json(draft.folder / MANIFEST, to_json(manifest))
-        existing(folder, identity, overwrite=overwrite)  # something may have come there since
-        _swap_in(draft.folder, folder)
+        with disk_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            draft.folder.mkdir()
+        with disk_errors(draft.folder / "file"):
+            yield draft
+            manifest = _manifest(draft, identity, time.monotonic() - started)
+            write_json(draft.folder / MANIFEST, to_json(manifest), sealed=True)
+        with disk_errors(folder):
+            _put_in_place(draft.folder, folder, identity, overwrite=overwrite)
     finally:
-        shutil.rmtree(draft.folder, ignore_errors=True)
+        forget(draft.folder)
 
 
 def _manifest(draft: Draft, identity: Identity, seconds: float) -> Manifest:
-    paths = sorted(path for path in draft.folder.rglob("*") if path.is_file())
     return Manifest(
         kind=identity.kind,
         id=identity.id,
@@ -151,57 +194,50 @@ def _manifest(draft: Draft, identity: Identity, seconds: float) -> Manifest:
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         wall_seconds=round(seconds, 3),
         details=draft.details,
-        files={
-            path.relative_to(draft.folder).as_posix(): FileEntry(size=path.stat().st_size, crc32=crc32_of_file(path))
-            for path in paths
-        },
+        files=draft.files(),
     )
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what killed processes left half-written beside `folder`."""
-    for left in _beside(folder):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
+def _behind_links(folder: Path) -> Path:
+    """The folder itself where a link to it was named: drafts are renamed within one file system."""
+    return Path(os.path.realpath(folder)) if folder.is_symlink() else folder
+
+
+def _tidy(folder: Path) -> None:
+    """Undo a swap that was cut short between its two renames, and remove what killed processes left half-written."""
+    for aside in asides(folder):
+        if not folder.exists():
+            with suppress(OSError):  # whoever was at it may have gone on
+                aside.rename(folder)
+    for left in left_beside(folder):
+        remove(left)
+
+
+def _put_in_place(draft: Path, folder: Path, identity: Identity, *, overwrite: bool) -> None:
+    """Rename a draft into its place, whatever other processes do there at the same time."""
+    for _ in range(_SWAPS):
+        if existing(folder, identity, overwrite=overwrite):
+            return  # another process has left the same
+        aside = draft.with_name(draft.name + OLD)
+        try:
+            if folder.is_dir() and any(folder.iterdir()):
+                folder.rename(aside)
+            draft.rename(folder)
+        except FileNotFoundError:
+            if not draft.exists():
+                raise
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
         else:
-            left.unlink(missing_ok=True)
-
-
-def _bring_back(folder: Path) -> None:
-    """Undo a swap whose process was killed between its two renames."""
-    for left in _beside(folder):
-        if left.name.endswith(_OLD) and not folder.exists():
-            left.rename(folder)
-
-
-def _beside(folder: Path) -> list[Path]:
-    """What dead processes left beside `folder`; a live one's is its own."""
-    found = folder.parent.glob(f".{glob.escape(folder.name)}.writing-*")
-    pids = {path: path.name.removesuffix(_OLD).rpartition("-")[2] for path in found}
-    return [path for path, pid in pids.items() if not (pid.isdigit() and int(pid) != os.getpid() and _alive(int(pid)))]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _swap_in(draft: Path, folder: Path) -> None:
-    aside = folder.parent / f".{folder.name}.writing-{os.getpid()}{_OLD}"
-    if folder.exists():
-        folder.rename(aside)
-    try:
-        draft.rename(folder)
-    except BaseException:
-        if aside.exists():
-            aside.rename(folder)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+            return
+        finally:
+            if aside.exists():
+                if folder.exists():
+                    remove(aside)
+                else:
+                    aside.rename(folder)
+    raise StoreError(f"{folder} is written by other processes all the time; let one process write it")
 
 
 def read_manifest(folder: Path, kind: str | None = None, *, verify: bool = False) -> Manifest:
@@ -215,10 +251,11 @@ def read_manifest(folder: Path, kind: str | None = None, *, verify: bool = False
     Raises:
         StoreError: not an artifact, of another kind or a newer schema, or a file is missing, cut short or changed.
     """
-    manifest = _parse_manifest(folder)
-    if kind is not None and manifest.kind != kind:
-        raise StoreError(f"{folder} holds an artifact of kind {manifest.kind!r}, not {kind!r}")
-    _check_files(folder, manifest, verify=verify)
+    with readable(folder):
+        manifest = _parse_manifest(folder)
+        if kind is not None and manifest.kind != kind:
+            raise StoreError(f"{folder} holds an artifact of kind {manifest.kind!r}, not {kind!r}")
+        _check_files(folder, manifest, verify=verify)
     return manifest
 
 
@@ -226,18 +263,19 @@ def _parse_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise StoreError(f"{folder} is no Unweave artifact: it has no {MANIFEST}")
-    data = read_json(path)
+    data = _any_json(path)
     if isinstance(data, dict) and isinstance(data.get("schema"), int) and data["schema"] > SCHEMA:
         raise StoreError(
             f"{path} has schema {data['schema']}, written by a newer Unweave; this one reads up to {SCHEMA}"
         )
     try:
-        manifest = from_json(Manifest, data, where=str(path))
+        manifest = from_json(Manifest, _without_seal(data), where=str(path))
     except InputError as error:
         raise StoreError(str(error)) from None
     made_from = (manifest.schema, manifest.kind, manifest.config, manifest.inputs, manifest.seed)
     if fingerprint(*made_from) != manifest.id:
         raise StoreError(f"{path} was changed or damaged (its id does not fit its content); remove and remake it")
+    _check_seal(path, data)
     return manifest
 
 
@@ -253,15 +291,29 @@ def _check_files(folder: Path, manifest: Manifest, *, verify: bool) -> None:
             raise StoreError(f"{path} was changed or damaged (its checksum differs); make the artifact again")
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON so that the file is whole or absent, and on the disk when this returns; NaN and Inf become null."""
-    text = json.dumps(_finite(data), indent=1, allow_nan=False) + "\n"  # first: what is no JSON leaves nothing behind
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def write_json(path: Path, data: Any, *, sealed: bool = False, new: bool = False) -> None:
+    """Write JSON so that the file is whole or absent, and on the disk when this returns; NaN and Inf become null.
+
+    Args:
+        path: the file.
+        data: JSON values.
+        sealed: add a `checksum` of the rest of an object, which `read_json` compares.
+        new: the file must not be there.
+
+    Raises:
+        FileExistsError: it is `new`, but another process has written it meanwhile.
+        StoreError: there is no room on the disk, or it cannot be written to.
+    """
+    finite = _finite(data)
+    if sealed:
+        finite = {**finite, _CHECKSUM: _seal(finite)}
+    text = json.dumps(finite, indent=1, allow_nan=False) + "\n"  # first: what is no JSON leaves nothing behind
+    with replacing(path, new=new) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def _seal(data: Mapping[str, Any]) -> str:
+    return _OURS + fingerprint({name: value for name, value in data.items() if name != _CHECKSUM})
 
 
 def _finite(data: Any) -> Any:
@@ -273,17 +325,36 @@ def _finite(data: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON.
+    """Read JSON; a checksum that `write_json` put into it is compared and left out.
 
     Raises:
-        StoreError: missing, or not JSON.
+        StoreError: missing, not JSON, or changed since it was written.
     """
+    data = _any_json(path)
+    _check_seal(path, data)
+    return data
+
+
+def _any_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StoreError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} is not readable JSON: {error}") from None
+
+
+def _without_seal(data: Any) -> Any:
+    return {k: v for k, v in data.items() if k != _CHECKSUM} if isinstance(data, dict) else data
+
+
+def _check_seal(path: Path, data: Any) -> None:
+    """Compare a checksum with what it is of, and take it out."""
+    sealed = data.get(_CHECKSUM) if isinstance(data, dict) else None
+    if isinstance(sealed, str) and sealed.startswith(_OURS):
+        if sealed != _seal(data):
+            raise StoreError(f"{path} was changed or damaged (its checksum differs); remove and remake it")
+        del data[_CHECKSUM]
 
 
 def device_summary() -> dict[str, str]:

@@ -11,11 +11,18 @@ import safetensors.torch
 from torch import Tensor
 
 from unweave.core.errors import StoreError
+from unweave.store.drafts import disk_errors
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write named tensors as one safetensors file."""
-    safetensors.torch.save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    """Write named tensors as one safetensors file.
+
+    Raises:
+        StoreError: there is no room on the disk, or it cannot be written to.
+    """
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with disk_errors(path):
+        safetensors.torch.save_file(ready, path)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -35,8 +42,14 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def save_table(path: Path, columns: Mapping[str, Any], *, rows_a_group: int | None = None) -> None:
-    """Write columns (arrays or lists of equal length) as Parquet, in groups of so many rows that are read as one."""
-    pq.write_table(pa.table(dict(columns)), path, row_group_size=rows_a_group)
+    """Write columns (arrays or lists of equal length) as Parquet, in groups of so many rows that are read as one.
+
+    Raises:
+        StoreError: there is no room on the disk, or it cannot be written to.
+    """
+    table = pa.table(dict(columns))
+    with disk_errors(path):
+        pq.write_table(table, path, row_group_size=rows_a_group)
 
 
 def load_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

@@ -2,7 +2,9 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,24 +15,89 @@ from unweave.store.rows import RowSource, TensorRows
 from unweave.train.training import Training
 
 PEEKED_BATCHES = 16
+_LINE = 64  # bytes
+
+
+@runtime_checkable
+class Streamed(Protocol):
+    """A source whose rows are computed at every pass, so that it has what saves passes: a sample, and one order."""
+
+    @property
+    def stream(self) -> "SharedStream":
+        """What computes them, for this source and others."""
+        ...
+
+    @property
+    def hook_name(self) -> str:
+        """Which of the stream's rows these are."""
+        ...
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What an artifact's manifest says of the stream."""
+        ...
+
+    def sample(self) -> TensorRows:
+        """Rows in memory that stand for all of them."""
+        ...
+
+
+@runtime_checkable
+class SharedStream(Protocol):
+    """Rows of several sources from one pass."""
+
+    seed: int
+    buffer_bytes: int
+
+    def chunks(
+        self, rows: Mapping[str, int], *, epoch: int | None, start: Mapping[str, int], shuffle: bool = True
+    ) -> Iterator[Mapping[str, Tensor]]:
+        """One pass, in parts of so many rows of each source, from row `start` of each on."""
+        ...
 
 
 class Batches:
     """The batches of a run: epochs over a source, or a stream as it comes.
 
     Attributes:
+        source: the rows.
+        start: rows that the start, or a fit in closed form, is taken from: the source, or its sample.
         per_epoch: steps of an epoch, where there are epochs.
         total: steps of the run, where they are known.
-        order: what decides the batches, where they can be had again: two runs with the same one over the same rows see
-            the same batches for as long as both last.
+        order: what decides the order of the rows, where they can be had again: two runs with the same one over the
+            same rows see them in the same order for as long as both last.
     """
 
     def __init__(self, source: RowSource, stream: Iterator[Tensor] | None, training: Training, seed: int) -> None:
         self.source, self._stream, self._training = source, stream, training
-        self._seed = derive_seed(seed, "order")
+        self.start: RowSource = source.sample() if isinstance(source, Streamed) else source
+        # A stream has one order for all that train on it: a seed of one's own would cost passes of one's own.
+        self.seed = source.stream.seed if isinstance(source, Streamed) else derive_seed(seed, "order")
         self.per_epoch = None if stream is not None else -(-source.n // training.batch_size)
         self.total = training.steps or (None if self.per_epoch is None else training.epochs * self.per_epoch)
-        self.order = (training.batch_size, self._seed if training.shuffle else None)
+        self.order = self.seed if training.shuffle else None
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a batch; the last of an epoch may have fewer."""
+        return self._training.batch_size
+
+    @property
+    def shuffle(self) -> bool:
+        """Whether epochs have orders of their own."""
+        return self._training.shuffle
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What the artifact's manifest says of where the rows came from."""
+        return self.source.details if isinstance(self.source, Streamed) else {}
+
+    def span(self, step: int) -> tuple[int, int]:
+        """Rows [first, stop) of a step's batch, counted through all epochs."""
+        assert self.per_epoch is not None
+        epoch, number = divmod(step, self.per_epoch)
+        first = epoch * self.source.n + number * self.batch_size
+        return first, min(first + self.batch_size, (epoch + 1) * self.source.n)
 
     def after(self, step: int) -> Iterator[Tensor]:
         """What is left of the run after `step` batches."""
@@ -41,10 +108,25 @@ class Batches:
         assert self.per_epoch is not None
         first, skip = divmod(step, self.per_epoch)
         for epoch in itertools.count(first):
-            yield from self.source.batches(
-                self._training.batch_size, seed=self._seed, epoch=epoch, shuffle=self._training.shuffle, skip=skip
-            )
+            batches = self.source.batches(self.batch_size, seed=self.seed, epoch=epoch, shuffle=self.shuffle, skip=skip)
+            with closing_all(batches):
+                yield from map(aligned, batches)
             skip = 0
+
+
+@contextmanager
+def closing_all(batches: Iterator[Any]) -> Iterator[None]:
+    """End a generator with the block, and with it whatever reads ahead for it."""
+    try:
+        yield
+    finally:
+        if isinstance(batches, Generator):
+            batches.close()
+
+
+def aligned(batch: Tensor) -> Tensor:
+    """The batch as memory that begins where vectors do: the last bits of a product may depend on it."""
+    return batch if batch.device.type != "cpu" or batch.data_ptr() % _LINE == 0 else batch.clone()
 
 
 def source_and_stream(rows: RowSource | Tensor | Iterable[Tensor]) -> tuple[RowSource, Iterator[Tensor] | None]:

@@ -2,20 +2,16 @@
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
-from torch import Tensor
 
-from unweave.core.config import fingerprint
 from unweave.core.errors import StoreError
-from unweave.core.hashing import hash_tensor
+from unweave.core.hashing import hash_tensors
 from unweave.store.drafts import disk_errors, replacing
+from unweave.store.verify import CHECKPOINT
 from unweave.train.trainer import Trainer
-
-CHECKPOINT = ".checkpoint.safetensors"
 
 
 class Checkpoint:
@@ -31,7 +27,7 @@ class Checkpoint:
         tensors, values = trainer.state()
         ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         said = json.dumps(values)
-        header = {"artifact": self._id, "values": said, "checksum": _checksum(ready, said)}
+        header = {"artifact": self._id, "values": said, "checksum": hash_tensors(ready, said)}
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path, swept_with=self._out) as draft:
@@ -51,7 +47,7 @@ class Checkpoint:
                 if header.get("artifact") != self._id:
                     return False
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if _checksum(tensors, header["values"]) != header["checksum"]:
+            if hash_tensors(tensors, header["values"]) != header["checksum"]:
                 raise ValueError("its checksum differs")
             values = json.loads(header["values"])
         except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
@@ -72,7 +68,3 @@ def read_history(path: Path) -> dict[str, list[float]]:
             return {str(name): list(column) for name, column in values["history"].items()}
     except (safetensors.SafetensorError, OSError, KeyError, ValueError):
         return {}  # the training has ended meanwhile
-
-
-def _checksum(tensors: Mapping[str, Tensor], values: str) -> str:
-    return fingerprint(values, {name: hash_tensor(tensor) for name, tensor in tensors.items()})

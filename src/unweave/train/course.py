@@ -10,12 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unweave.core.distributed import ALONE, Ranks
 from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
 from unweave.core.seeds import torch_generator
 from unweave.dictionaries.base import Dictionary, DictionaryConfig, dictionary_identity, load
 from unweave.dictionaries.kernels import choose_kernels
 from unweave.dictionaries.kernels.reference import TorchKernels
+from unweave.dictionaries.whole import WholeBatch
 from unweave.store.artifact import Identity, existing, writing
 from unweave.train.batches import Batches
 from unweave.train.checkpoint import Checkpoint
@@ -80,7 +82,14 @@ class Course:
     """
 
     def __init__(
-        self, job: Job, batches: Batches, runtime: Runtime, *, most_workers: int | None = None, crowd: float = 1.0
+        self,
+        job: Job,
+        batches: Batches,
+        runtime: Runtime,
+        *,
+        most_workers: int | None = None,
+        crowd: float = 1.0,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Set the start, or fit, or take up the checkpoint.
 
@@ -90,16 +99,21 @@ class Course:
             runtime: device and the like.
             most_workers: CPU threads that may share a sparse step; its result does not depend on their number.
             crowd: how many courses share a thread; checkpoints then come less often.
+            ranks: the processes that take its steps together; the first sets the start (or fits), and writes.
         """
         self.seconds = 0.0
         started = time.monotonic()
         self.job = job
+        self._ranks = ranks
         self._identity = job.identity(batches)
         self._batches = batches
         self._runtime = runtime
         self._dictionary = job.dictionary.build(batches.source.d_in).to(runtime.torch_device())
         self._dictionary.hook_name = getattr(batches.source, "hook_name", "")
-        self._dictionary.prepare(batches.source, torch_generator(job.seed, "dictionary"))
+        if ranks.first:
+            self._dictionary.prepare(batches.start, torch_generator(job.seed, "dictionary"))
+        ranks.take_first(*self._dictionary.state_dict().values())
+        self._dictionary.history = ranks.from_first(self._dictionary.history)
         self._scale = 1.0
         self._checkpoint: Checkpoint | None = None
         self._trainer: Trainer | None = None
@@ -111,6 +125,7 @@ class Course:
             if job.out is not None and batches.per_epoch is not None:
                 self._checkpoint = Checkpoint(job.out, self._identity.id)
                 self._checkpoint.restore(self._trainer)
+                ranks.same("the step of their checkpoints", self._trainer.step)
         self._crowd = crowd
         self._saved = time.monotonic()
         self._pause = runtime.checkpoint_seconds
@@ -190,11 +205,11 @@ class Course:
             torch.set_num_threads(before)
             self.seconds += time.monotonic() - started
 
-    def take(self, batch: Float[Tensor, "b d_in"]) -> None:
+    def take(self, batch: Float[Tensor, "b d_in"], whole: WholeBatch | None = None) -> None:
         """One step, inside `at_work`, and a checkpoint where it is time."""
         assert self._trainer is not None
-        self._trainer.train_batch(batch)
-        if self._checkpoint is None or (now := time.monotonic()) - self._saved <= self._pause:
+        self._trainer.train_batch(batch, whole)
+        if self._checkpoint is None or not self._ranks.first or (now := time.monotonic()) - self._saved <= self._pause:
             return
         self._checkpoint.save(self._trainer)
         self._saved = time.monotonic()
@@ -218,11 +233,12 @@ class Course:
                 self._dictionary.rescale(1 / self._scale)
             self._dictionary.history = self._trainer.history
         trained = self._dictionary.to_inference()
-        if self.job.out is not None:
+        if self.job.out is not None and self._ranks.first:
             with writing(self.job.out, self._identity, overwrite=overwrite) as draft:
                 trained.write(draft)
-                draft.details.update(train_seconds=round(self.seconds, 3), engine=self.engine)
+                draft.details.update(train_seconds=round(self.seconds, 3), engine=self.engine, **self._batches.details)
             Checkpoint(self.job.out, self._identity.id).remove()
+        self._ranks.barrier()
         return trained
 
 

@@ -1,14 +1,15 @@
-"""Many dictionaries from one pass: a batch is read once and given to every dictionary whose order of batches has it.
+"""Many dictionaries from one pass: rows are read once, and given to every dictionary that sees them in that order.
 
 Each dictionary takes its own steps, the very ones it would take alone, so its artifact has the same bits. Threads take
-turns. A turn is one dictionary over a few megabytes of batches, so that its weights stay in the cache meanwhile, and
+turns. A turn is one dictionary over a few megabytes of rows, so that its weights stay in the cache meanwhile, and
 goes to the one that is furthest behind.
 """
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -18,9 +19,9 @@ from unweave.core.progress import progress
 from unweave.core.runtime import Runtime
 from unweave.dictionaries.base import Dictionary
 from unweave.store.rows import RowSource, TensorRows
-from unweave.train.batches import Batches, refuse_not_finite
+from unweave.train.batches import Batches, Streamed, refuse_not_finite
 from unweave.train.course import Course, Job, denormals_flushed
-from unweave.train.passes import Chunk, Pass
+from unweave.train.passes import Follower, Part, Pass, batches_in
 
 _AT_ONCE_BYTES = 4 << 30  # of weights, gradients, moments and rows read ahead
 _WINDOW_BYTES = 1 << 30
@@ -30,17 +31,35 @@ _LOOK_EVERY_SECONDS = 0.1
 Outcome = Dictionary | InputError
 
 
+@overload
 def train_several(
-    rows: RowSource | Tensor, jobs: Sequence[Job], *, overwrite: bool = False, runtime: Runtime | None = None
-) -> list[Outcome]:
+    rows: RowSource | Tensor, jobs: Sequence[Job], *, overwrite: bool = ..., runtime: Runtime | None = ...
+) -> list[Outcome]: ...
+@overload
+def train_several(
+    rows: Mapping[str, RowSource],
+    jobs: Mapping[str, Sequence[Job]],
+    *,
+    overwrite: bool = ...,
+    runtime: Runtime | None = ...,
+) -> dict[str, list[Outcome]]: ...
+def train_several(
+    rows: RowSource | Tensor | Mapping[str, RowSource],
+    jobs: Sequence[Job] | Mapping[str, Sequence[Job]],
+    *,
+    overwrite: bool = False,
+    runtime: Runtime | None = None,
+) -> list[Outcome] | dict[str, list[Outcome]]:
     """Train dictionaries side by side; each comes out with the bits that `train` alone gives it.
 
-    Jobs of the same batch size and seed (any seed, where rows are not shuffled) see the same batches, which are read
-    once for all of them. Finished artifacts are read back, unfinished ones go on from their checkpoints.
+    Jobs of the same seed (any seed, where rows are not shuffled or come from a stream) see the rows in the same order,
+    which are read once for all of them, whatever the sizes of their batches. Finished artifacts are read back,
+    unfinished ones go on from their checkpoints.
 
     Args:
-        rows: captured `Activations`, or a tensor [n, d_in].
-        jobs: what to train.
+        rows: captured `Activations`, a stream, or a tensor [n, d_in]; or several sources by name, for example those of
+            `stream_several`, which share their passes.
+        jobs: what to train; of several sources, by the same names.
         overwrite: replace other artifacts in the jobs' folders.
         runtime: device and the like; as many dictionaries train at a time as there are CPU threads.
 
@@ -51,14 +70,24 @@ def train_several(
     Raises:
         InputError: the rows are not [n, d_in], two jobs have one folder, or a folder holds something else.
     """
-    runtime = runtime or Runtime()
+    if isinstance(rows, Mapping) or isinstance(jobs, Mapping):
+        if not isinstance(rows, Mapping) or not isinstance(jobs, Mapping) or not set(jobs) <= set(rows):
+            raise InputError("jobs by name need rows of the same names, and the other way round")
+        flat = [(rows[name], job) for name, several in jobs.items() for job in several]
+        made = iter(_train(flat, overwrite=overwrite, runtime=runtime))
+        return {name: [next(made) for _ in several] for name, several in jobs.items()}
     source = TensorRows(rows) if isinstance(rows, Tensor) else rows
-    places = [job.out.absolute() for job in jobs if job.out is not None]
+    return _train([(source, job) for job in jobs], overwrite=overwrite, runtime=runtime)
+
+
+def _train(jobs: Sequence[tuple[RowSource, Job]], *, overwrite: bool, runtime: Runtime | None) -> list[Outcome]:
+    runtime = runtime or Runtime()
+    places = [job.out.absolute() for _, job in jobs if job.out is not None]
     if len(set(places)) < len(places):
         raise InputError("two dictionaries are to be written into one folder")
     outcomes: dict[int, Outcome] = {}
     waiting: list[_Waiting] = []
-    for number, job in enumerate(jobs):
+    for number, (source, job) in enumerate(jobs):
         batches = Batches(source, None, job.training, job.seed)
         found = job.finished(job.identity(batches), overwrite=overwrite)
         if found is not None:
@@ -66,7 +95,8 @@ def train_several(
         else:
             waiting.append(_Waiting.of(number, job, batches))
     if waiting:
-        refuse_not_finite(source, "the rows")
+        for source in {id(one.batches.source): one.batches.source for one in waiting}.values():
+            refuse_not_finite(source, "the rows")
         with denormals_flushed():
             outcomes.update(_Workshop(waiting, runtime, overwrite=overwrite).run())
     return [outcomes[number] for number in range(len(jobs))]
@@ -89,20 +119,28 @@ class _Waiting:
         size = sum(weight.numel() * weight.element_size() for weight in empty.state_dict().values())
         return _Waiting(number, job, batches, steps, _COPIES * size)
 
+    @property
+    def rows(self) -> tuple[int, int | None, str]:
+        """What it reads: the rows, their order, and which of a stream's."""
+        source = self.batches.source
+        stream = source.stream if isinstance(source, Streamed) else source
+        return id(stream), self.batches.order, source.hook_name if isinstance(source, Streamed) else ""
+
 
 @dataclass(frozen=True, eq=False)
 class _Turn:
-    """Work for one thread: to take a course over a chunk, or, where there is no course, to read a pass on."""
+    """Work for one thread: to take a course over some batches, or, where there is no course, to read a pass on."""
 
     of: Pass
     threads: int = 1
     number: int = -1
-    course: Course | None = None
-    chunk: Chunk | None = None
+    follower: Follower | None = None
+    parts: Sequence[Part] = ()
 
     @property
     def share_done(self) -> float:
-        return self.course.step / (self.course.total or 1) if self.course is not None else 0.0
+        course = None if self.follower is None else self.follower.course
+        return 0.0 if course is None else course.step / (course.total or 1)
 
 
 class _Workshop:
@@ -147,6 +185,8 @@ class _Workshop:
                 self._changed.notify_all()
             for worker in workers:
                 worker.join()
+            for one in self._passes:
+                one.close()
             torch.set_num_threads(before)  # for threads that will start later: workers have left a one there
         if self._fault is not None:
             raise self._fault
@@ -155,7 +195,7 @@ class _Workshop:
     def _look_after(self) -> bool:
         """Open the passes that there is room for, and wait a moment; False at the end."""
         while self._waiting:
-            size = sum(one.bytes for one in self._waiting[0]) + _window_bytes(self._waiting[0][0])
+            size = _bytes(self._waiting[0])
             if self._passes and sum(one.bytes for one in self._passes) + size > _AT_ONCE_BYTES:
                 break
             self._open(self._waiting.popleft(), size)
@@ -180,10 +220,13 @@ class _Workshop:
             if outcome is not None:
                 self._enter(one.number, outcome, courses.pop(one.number, None))
         if courses:
-            longest = max(group, key=lambda one: one.steps).batches
-            first = min(course.step for course in courses.values())
+            followers = {
+                one.number: Follower(courses[one.number], one.batches, one.rows[-1])
+                for one in group
+                if one.number in courses
+            }
             with self._changed:
-                self._passes.append(Pass(courses, longest.after(first), first, size))
+                self._passes.append(Pass(followers, size))
                 self._changed.notify_all()
 
     def _enter(self, number: int, outcome: Outcome, course: Course | None) -> None:
@@ -193,7 +236,7 @@ class _Workshop:
 
     def _steps_taken(self) -> int:
         with self._changed:
-            return self._steps_behind + sum(c.step for one in self._passes for c in one.courses.values())
+            return self._steps_behind + sum(f.course.step for one in self._passes for f in one.followers.values())
 
     def _work(self) -> None:
         """What a worker thread does: turn after turn."""
@@ -215,7 +258,7 @@ class _Workshop:
                 turn = self._choose()
                 if turn is not None and turn.threads <= self._free:
                     self._free -= turn.threads
-                    turn.of.reading |= turn.course is None
+                    turn.of.reading |= turn.follower is None
                     self._busy.add(turn.number)
                     return turn
                 self._changed.wait()
@@ -227,22 +270,22 @@ class _Workshop:
             if one.wants_reading():
                 return _Turn(one)
         ready = [
-            _Turn(one, min(course.threads, self._threads), number, course, chunk)
+            _Turn(one, min(follower.course.threads, self._threads), number, follower, parts)
             for one in self._passes
-            for number, course in one.courses.items()
-            if number not in self._busy and (chunk := one.chunk_for(course)) is not None
+            for number, follower in one.followers.items()
+            if number not in self._busy and (parts := one.parts_for(follower))
         ]
         return min(ready, key=lambda turn: turn.share_done, default=None)
 
     def _take(self, turn: _Turn) -> None:
         """Do a turn's work and enter what came of it."""
-        read: Chunk | None = None
+        read = None
         outcome: Outcome | None = None
-        if turn.course is None or turn.chunk is None:
+        if turn.follower is None:
             read = turn.of.read(self._device)
         else:
             try:
-                outcome = self._train(turn.course, turn.chunk)
+                outcome = self._train(turn.follower, turn.parts)
             except InputError as error:
                 outcome = error
         with self._changed:
@@ -251,35 +294,44 @@ class _Workshop:
             if read is not None:
                 turn.of.hold(read)
             if outcome is not None:
-                self._enter(turn.number, outcome, turn.of.courses.pop(turn.number))
+                self._enter(turn.number, outcome, turn.of.followers.pop(turn.number).course)
             turn.of.drop_used()
-            if not turn.of.courses:
+            if ended := not turn.of.followers and not turn.of.reading:
                 self._passes.remove(turn.of)
             self._changed.notify_all()
+        if ended:
+            turn.of.close()
 
-    def _train(self, course: Course, chunk: Chunk) -> Dictionary | None:
-        """Take a course over its chunk; its dictionary, where that was the end."""
+    def _train(self, follower: Follower, parts: Sequence[Part]) -> Dictionary | None:
+        """Take a course over the batches that are there; its dictionary, where that was the end."""
+        course = follower.course
         with course.at_work():
-            for batch in chunk.batches[course.step - chunk.first :]:
-                if course.done or self._stop:
+            for batch in batches_in(follower, parts):
+                if self._stop:
                     break
                 course.take(batch)
         return course.finish(overwrite=self._overwrite) if course.done else None
 
 
 def _shared_passes(waiting: Iterable[_Waiting]) -> list[list[_Waiting]]:
-    """Jobs by the order of their batches; those of one order in several passes where memory asks for it."""
+    """Jobs by the order of their rows; those of one order in several passes where memory asks for it."""
     groups: dict[tuple[int, int | None], list[list[_Waiting]]] = {}
     for one in waiting:
-        passes = groups.setdefault(one.batches.order, [[]])
-        taken = sum(other.bytes for other in passes[-1])
-        if passes[-1] and taken + one.bytes + _window_bytes(one) > _AT_ONCE_BYTES:
+        passes = groups.setdefault(one.rows[:2], [[]])
+        if passes[-1] and _bytes([*passes[-1], one]) > _AT_ONCE_BYTES:
             passes.append([])
         passes[-1].append(one)
     return [group for passes in groups.values() for group in passes]
 
 
+def _bytes(group: Sequence[_Waiting]) -> int:
+    """Memory of a pass, about: of its dictionaries and of the rows read ahead for them."""
+    return sum(one.bytes for one in group) + _window_bytes(group[0])
+
+
 def _window_bytes(one: _Waiting) -> int:
     """What a pass holds of rows read ahead; rows that fit one window are held once, whatever the passes."""
     source = one.batches.source
+    if isinstance(source, Streamed):
+        return source.stream.buffer_bytes
     return 2 * _WINDOW_BYTES if 4 * source.n * source.d_in > _WINDOW_BYTES else 0

@@ -6,13 +6,15 @@ from pathlib import Path
 
 from torch import Tensor
 
+from unweave.core.distributed import Ranks, ranks
 from unweave.core.errors import InputError
 from unweave.core.progress import progress
 from unweave.core.runtime import Runtime
-from unweave.dictionaries.base import Dictionary, DictionaryConfig
+from unweave.dictionaries.base import Dictionary, DictionaryConfig, load
 from unweave.store.rows import RowSource
 from unweave.train.batches import PEEKED_BATCHES, Batches, refuse_not_finite, source_and_stream
 from unweave.train.course import Course, Job, denormals_flushed
+from unweave.train.parallel import Shares
 from unweave.train.training import Training
 from unweave.train.transfer import on_device
 
@@ -54,28 +56,32 @@ def train(
     job = Job(dictionary=dictionary, training=training or Training(), seed=seed, out=place)
     source, stream = source_and_stream(rows)
     batches = Batches(source, stream, job.training, seed)
-    if (found := job.finished(job.identity(batches), overwrite=overwrite)) is not None:
+    here = ranks()
+    here.same("the rows that they see", source.id)
+    found = job.finished(job.identity(batches), overwrite=overwrite) if here.first else None
+    if here.from_first(found is not None):
         if stream is not None:
             raise InputError(
                 f"{out} is there already, and what a stream of batches will give cannot be compared with it; choose "
                 "another folder or overwrite it"
             )
-        return found
+        return found if found is not None else load(str(out))
     refuse_not_finite(source, "the rows" if stream is None else f"the first {PEEKED_BATCHES} batches")
     with denormals_flushed():
-        course = Course(job, batches, runtime)
+        course = Course(job, batches, runtime, ranks=here)
         if course.total != 0:
-            _steps(course, batches)
+            _steps(course, batches, here)
         return course.finish(overwrite=overwrite)
 
 
-def _steps(course: Course, batches: Batches) -> None:
+def _steps(course: Course, batches: Batches, here: Ranks) -> None:
     """Take the steps that are left, with a progress bar."""
     shown = time.monotonic()
+    shares = Shares(batches.after(course.step), here)
     with progress(f"Training ({course.engine})", total=course.total, unit="steps") as bar, course.at_work():
         bar.advance(course.step)
-        for batch in on_device(batches.after(course.step), course.device):
-            course.take(batch)
+        for batch in on_device(iter(shares), course.device):
+            course.take(batch, shares.whole())
             if (now := time.monotonic()) - shown > _BAR_EVERY_SECONDS:
                 shown = now
                 bar.advance(course.step - bar.done, **course.latest())

@@ -11,7 +11,9 @@ from torch import Tensor
 from unweave.core.errors import InputError
 from unweave.dictionaries.base import Dictionary, Losses, Step
 from unweave.dictionaries.kernels import Kernels
+from unweave.dictionaries.whole import WholeBatch
 from unweave.train.adam import Adam
+from unweave.train.parallel import combined, first_said
 from unweave.train.training import Training
 from unweave.train.transfer import Delayed
 
@@ -78,8 +80,12 @@ class Trainer:
             return f"sparse step, {self._kernels.name}, {self._kernels.precision}"
         return "dense step, autograd"
 
-    def train_batch(self, batch: Float[Tensor, "b d_in"]) -> None:
+    def train_batch(self, batch: Float[Tensor, "b d_in"], whole: WholeBatch | None = None) -> None:
         """One step.
+
+        Args:
+            batch: rows, all of them or those of this process.
+            whole: all of them, where other processes hold some; every process ends the step with the same weights.
 
         Raises:
             InputError: NaN or Inf in the batch, or the loss is no longer finite; the step does not count.
@@ -88,13 +94,13 @@ class Trainer:
         batch = batch.to(self._device, non_blocking=True)
         if self._scale != 1.0:
             batch = batch * self._scale
-        step = self._where()
+        step = self._where(whole or WholeBatch())
         if (started_anew := dictionary.resample(step, batch)) is not None:
             self._adam.forget(started_anew)
             self._last_fired[:, started_anew] = self._now
-        losses = self._gradients(batch, step)
+        losses = combined(dictionary, self._gradients(batch, step), step.whole)
         if self._waits and not math.isfinite(sum(float(part.detach()) for part in losses.parts.values())):
-            raise InputError(not_finite(self.step, batch, losses))
+            raise InputError(first_said(not_finite(self.step, batch, losses), batch, step.whole))
         dictionary.project_gradients()
         if self.training.clip_norm is not None:
             self._adam.clip(self.training.clip_norm)
@@ -120,15 +126,15 @@ class Trainer:
         if self._sums:
             self._log(self._rate)
 
-    def _where(self) -> Step:
+    def _where(self, whole: WholeBatch) -> Step:
         """Where the run stands, with the latents that are dead now, or where to ask would wait, two steps ago."""
         dead = self._dead()
         if self._delayed is None:
-            return Step(self.step, self.total, dead)
+            return Step(self.step, self.total, dead, whole=whole)
         latents = self._delayed.exchange(dead).nonzero().squeeze(1)
         if self._device.type == "cuda":
             latents = latents.pin_memory()
-        return Step(self.step, self.total, dead, latents.to(self._device, non_blocking=True))
+        return Step(self.step, self.total, dead, latents.to(self._device, non_blocking=True), whole)
 
     def _dead(self) -> Tensor:
         return (self._now - self._last_fired >= self._window).all(0)

@@ -13,6 +13,7 @@ from unweave.app.evidence import Effect, attribution, decoder_picture, effect
 from unweave.app.notes import LONGEST_NAME, LONGEST_NOTE, Note
 from unweave.app.opened import Library, OpenAtlas, OpenRun
 from unweave.app.pages.frame import address, card, chart, heading, later, picture, room, state_of
+from unweave.app.places import context_html, has_places, top_tokens
 from unweave.app.schema import Attributed, Companion, Example, LatentDetail, Neighbour
 from unweave.app.views import (
     ORDERS,
@@ -54,29 +55,54 @@ class _Latent:
         self._head()
         with ui.grid(columns="minmax(0,3fr) minmax(0,2fr)").classes("w-full gap-4 max-lg:grid-cols-1"):
             with ui.column().classes("gap-4 w-full"):
-                with card("Images that activate it"):
+                what = "Texts" if self.of_texts else "Images"
+                with card(f"{what} that activate it", self._said_of_places()):
                     ui.toggle(ORDERS, value=self.order, on_change=lambda e: self._order(e.value)).props(
                         "dense no-caps flat toggle-color=primary"
                     ).classes("flex-wrap")
                     self.images = ui.row().classes("w-full gap-2")
                     self._draw_images(shown)
-                with card(
-                    "Where in the image", "Choose an image above. Red raises the latent's value, blue lowers it."
-                ):
-                    ui.toggle(list(METHODS), value=self.method, on_change=lambda e: self._method(e.value)).props(
-                        "dense no-caps flat toggle-color=primary"
-                    )
-                    self.attributed = ui.column().classes("w-full")
-                    if self.example < 0 and shown:
-                        self.example = shown[0].example
-                    if self.example >= 0:
-                        self._attribute()
-                self._effects()
+                    if has_places(self.opened):
+                        self._scale()
+                if not self.of_texts:
+                    self._where(shown)
+                    self._effects()
             with ui.column().classes("gap-4 w-full"):
                 self._numbers()
+                self._tokens()
                 self._classes()
                 self._neighbours()
                 self._notes()
+
+    @property
+    def of_texts(self) -> bool:
+        """Whether rows are tokens."""
+        layout = self.opened.atlas.layout
+        return layout is not None and layout.kind == "tokens" and self.opened.atlas.thumbnails is None
+
+    def _said_of_places(self) -> str:
+        if has_places(self.opened):
+            return "Each with its strongest place framed, that place enlarged, and the values of all its places"
+        return "The stronger a token, the warmer its ground" if self.of_texts else ""
+
+    def _scale(self) -> None:
+        with ui.row().classes("items-center gap-2 text-xs opacity-70"):
+            ui.label("0")
+            image = ui.element("img").style("width: 160px; height: 10px")
+            image.props["src"], image.props["alt"] = "/api/heat-scale.png", "colours of the values"
+            ui.label(f"{self.detail.max:.3g}")
+            ui.label("White: no row.")
+
+    def _where(self, shown: Sequence[Example]) -> None:
+        with card("Where in the image", "Choose an image above. Red raises the latent's value, blue lowers it."):
+            ui.toggle(list(METHODS), value=self.method, on_change=lambda e: self._method(e.value)).props(
+                "dense no-caps flat toggle-color=primary"
+            )
+            self.attributed = ui.column().classes("w-full")
+            if self.example < 0 and shown:
+                self.example = shown[0].example
+            if self.example >= 0:
+                self._attribute()
 
     def _head(self) -> None:
         detail, last = self.detail, self.opened.atlas.d_sae - 1
@@ -107,12 +133,41 @@ class _Latent:
                 said = "It fires on no row." if not self.detail.count else "The atlas keeps no examples in this order."
                 ui.label(said).classes("opacity-70")
             for one in found:
+                if self.of_texts:
+                    self._draw_text(one)
+                    continue
                 label = f"image {one.example}" + (f", {one.label}" if one.label else "") + f", value {one.value:.3g}"
                 button = ui.button(on_click=partial(self._choose, one.example)).classes("example")
                 button.props("flat no-caps padding=2px").props["aria-label"] = label
                 with button, ui.column().classes("gap-0 items-center"):
-                    picture(one.image, 84, "")
+                    if one.places is None:
+                        picture(one.image, 84, "")
+                    else:
+                        strip = ui.element("img").style("height: 96px; width: auto")
+                        strip.props["src"], strip.props["alt"] = one.places, ""
                     ui.label(f"{one.label + ' · ' if one.label else ''}{one.value:.3g}").classes("text-xs opacity-70")
+
+    def _draw_text(self, one: Example) -> None:
+        with ui.row().classes("w-full no-wrap gap-3 items-baseline border-b border-gray-500/20"):
+            said = f"{one.value:.3g}" + (f" · {one.label}" if one.label else "")
+            ui.label(said).classes("text-xs opacity-70 w-24 shrink-0")
+            if one.context:
+                ui.html(context_html(one.context, self.detail.max), sanitize=False).classes("font-mono text-sm")
+            else:
+                ui.label(f"text {one.example}, token {one.position}").classes("text-sm")
+
+    def _tokens(self) -> None:
+        found = top_tokens(self.opened, self.latent)
+        if not found:
+            return
+        table = card("Tokens", "Of the rows on which it fires, beside the token's share of all rows")
+        with table, ui.element("dl").classes("grid grid-cols-3 gap-x-4 gap-y-1 w-full text-sm m-0"):
+            for one in found:
+                with ui.element("dt"):
+                    ui.label(one.token).classes("font-mono")
+                for said in (f"{100 * one.share:.1f} %", f"{100 * one.expected:.2f} %"):
+                    with ui.element("dd").classes("m-0"):
+                        ui.label(said)
 
     async def _order(self, order: str) -> None:
         self.order = order

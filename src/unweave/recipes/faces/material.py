@@ -124,7 +124,7 @@ def in_memory(rows: Activations) -> Float32[np.ndarray, "n d"]:
 
 def prepare(config: Faces, run: Run) -> Material:
     """Load the images, fine-tune the network, and embed the images before and after."""
-    train, test = (config.data.load(split, run.data_dir) for split in ("train", "test"))
+    train, test = (config.data.images(split, run.data_dir) for split in ("train", "test"))
     start = start_embedding(config.model, train.shape, seed=run.seed, out=run.place(f"model@{UNTUNED}"))
     resolve(start.module, config.at)
     tuned = fine_tune(

@@ -121,8 +121,8 @@ class _Together(nn.Module):
 
 def prepare(config: Instances, run: Run) -> Material:
     """Train the networks, or read them, and capture their layers."""
-    train_images = config.data.load("train", run.data_dir)
-    test_images = config.data.load("test", run.data_dir)
+    train_images = config.data.images("train", run.data_dir)
+    test_images = config.data.images("test", run.data_dir)
     if config.judged_images > len(test_images):
         raise InputError(f"judged_images is {config.judged_images:,}, but there are {len(test_images):,} test images")
     resolve(config.model.build(train_images.shape, len(train_images.class_names), torch_generator(0)), config.layers)

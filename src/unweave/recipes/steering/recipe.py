@@ -124,7 +124,7 @@ DEFAULT = dataclasses.replace(
 @recipe("steering", default=DEFAULT, published=PUBLISHED)
 def steering(config: SteeringStudy, run: Run) -> None:
     """What does one latent draw, what does moving it do, and what of that needed a dictionary?"""
-    train_images, test_images = (config.data.load(split, run.data_dir) for split in ("train", "test"))
+    train_images, test_images = (config.data.images(split, run.data_dir) for split in ("train", "test"))
     some = drawn_images(test_images, config.moved_images, seed=run.seed)
     model = train_classifier(
         config.model, config.fit, train_images, test_images, seed=run.seed, out=run.place("model"), runtime=run.runtime

@@ -1,0 +1,153 @@
+"""Reading a dictionary from wherever it lies, and writing it as another library wants it."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from unweave.core.errors import InputError, StoreError, did_you_mean
+from unweave.dictionaries import base as native
+from unweave.dictionaries.base import KIND, Dictionary
+from unweave.formats.base import Format, formats, named, peek_json
+from unweave.formats.hub import HUB, HubPlace, dictionaries_at, fetch
+from unweave.store.artifact import MANIFEST, Identity, existing, read_manifest
+from unweave.store.drafts import disk_errors, forget, new_draft, to_disk
+
+NATIVE = "unweave"
+
+
+def load(place: str | Path, *, format: str | None = None) -> Dictionary:  # noqa: A002 - the word for it
+    """Read a dictionary: Unweave's own folder, one of another library, or a place on the hub.
+
+    Args:
+        place: a folder, a file, or `hf://ORG/REPO`, `hf://ORG/REPO/SUBFOLDER`, each with `@REVISION` where wanted.
+        format: name of the format; found out from the files by default.
+
+    Returns:
+        The dictionary as one of Unweave's kinds, frozen for inference, its foreign constants folded into the weights.
+
+    Raises:
+        StoreError: nothing is there, nothing that is known, or a file is missing, damaged or does not fit.
+        InputError: what it computes is what no kind of Unweave computes, or several formats know these files.
+    """
+    if str(place).startswith(HUB):
+        return load(fetch(str(place)), format=format)
+    path = Path(place)
+    if format == NATIVE or (format is None and is_native(path)):
+        return native.load(path)
+    if not path.exists():
+        raise StoreError(f"{path} does not exist")
+    return (recognise(path) if format is None else named(format)).read(path)
+
+
+def is_native(folder: Path) -> bool:
+    """Whether a folder is an artifact of Unweave's own, whatever it holds."""
+    known = peek_json(folder / MANIFEST)
+    return {"kind", "schema", "files"} <= known.keys()
+
+
+def recognise(place: Path) -> Format:
+    """The format that a folder or file is in.
+
+    Raises:
+        StoreError: none knows it.
+        InputError: several do.
+    """
+    found = {name: one for name, one in formats().items() if one.recognises(place)}
+    if not found:
+        raise StoreError(
+            f"{place} holds no dictionary that is recognised; known are Unweave's own folder and "
+            f"{', '.join(formats())} (--format NAME reads it as one of them)"
+        )
+    if len(found) > 1:
+        raise InputError(f"{place} could be {' or '.join(found)}; choose with --format (in Python: format=)")
+    return next(iter(found.values()))
+
+
+def export(dictionary: Dictionary, folder: str | Path, *, format: str = "saelens") -> Path:  # noqa: A002
+    """Write a dictionary as another library reads it.
+
+    Args:
+        dictionary: any that the format has words for.
+        folder: where; it must be new or empty, and is there whole or not at all.
+        format: name of the format; `unweave` is `dictionary.save`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: the format has no word for such a dictionary, or something stands in `folder`.
+    """
+    place = Path(folder)
+    if format == NATIVE:
+        dictionary.save(place)
+        return place
+    writer = named(format) if format in formats() else _unknown(format)
+    if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+        raise InputError(f"{place} exists already; choose another folder, or remove it")
+    with _in_place(place) as draft:
+        writer.write(dictionary, draft)
+    return place
+
+
+def pull(place: str, out: str | Path) -> dict[str, Path]:
+    """Fetch a dictionary from the hub into a folder of Unweave's own, or all of a repository's, each into one.
+
+    Args:
+        place: `ORG/REPO`, or `hf://ORG/REPO[@REVISION][/FOLDER]`.
+        out: folder of the dictionary; where the repository holds several, each gets one in it.
+
+    Returns:
+        Folder of each dictionary by its name in the repository.
+
+    Raises:
+        InputError: no such place, no access or no connection, or something stands in `out`.
+        StoreError: what lies there is no dictionary, or damaged.
+    """
+    found = dictionaries_at(HubPlace.parse(place))
+    alone = len(found) == 1
+    folders = {one.inside or one.repo: Path(out) if alone else Path(out) / one.inside for one in found}
+    for one, folder in zip(found, folders.values(), strict=True):
+        keep(fetch(one), folder)
+    return folders
+
+
+def keep(source: Path, folder: Path) -> None:
+    """Make a dictionary's files an artifact of Unweave's own in a folder: one that is it already is copied as it is.
+
+    Raises:
+        InputError: something else stands in `folder`.
+        StoreError: what lies there is no dictionary, or damaged.
+    """
+    if not is_native(source):
+        load(source).save(folder)
+        return
+    manifest = read_manifest(source, KIND, verify=True)
+    known = Identity(kind=KIND, config=manifest.config, inputs=manifest.inputs, seed=manifest.seed)
+    if existing(folder, known):
+        return
+    with _in_place(folder) as draft:
+        for path in (MANIFEST, *manifest.files):
+            (draft / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / path, draft / path)
+
+
+@contextmanager
+def _in_place(folder: Path) -> Iterator[Path]:
+    """A draft that becomes `folder`, which is not there or empty, when the block ends without an error."""
+    draft = new_draft(folder)
+    try:
+        with disk_errors(draft / "file"):
+            draft.mkdir(parents=True)
+            yield draft
+            for path in draft.rglob("*"):
+                if path.is_file():
+                    to_disk(path)
+        with disk_errors(folder):
+            draft.rename(folder)
+    finally:
+        forget(draft)
+
+
+def _unknown(name: str) -> Format:
+    raise InputError(f"there is no format {name!r}: {did_you_mean(name, [NATIVE, *formats()])}")

@@ -1,0 +1,61 @@
+"""Compiled: rows that lie anywhere in memory, brought together."""
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_ROWS_AHEAD = 1
+_LINE = 64
+
+
+@intrinsic
+def _copy(_, to, source, size):
+    def generate(_, builder, signature, values):
+        to, source, size = values
+        pointer = ir.IntType(8).as_pointer()
+        cgutils.raw_memcpy(builder, builder.inttoptr(to, pointer), builder.inttoptr(source, pointer), size, 1)
+
+    return types.void(types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def _prefetch(_, address):
+    def generate(_, builder, signature, values):
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(call, [builder.inttoptr(values[0], pointer), number(0), number(3), number(1)])
+
+    return types.void(types.int64), generate
+
+
+@njit(cache=True, nogil=True)
+def copy_rows(to, addresses, row_bytes):
+    """Copy rows of so many bytes, from where they begin, one after the other to the address `to`."""
+    n = len(addresses)
+    for i in range(n):
+        if i + _ROWS_AHEAD < n:
+            ahead = addresses[i + _ROWS_AHEAD]
+            for line in range(0, min(row_bytes, 4 * _LINE), _LINE):
+                _prefetch(ahead + line)
+        _copy(to + i * row_bytes, addresses[i], row_bytes)
+
+
+@njit(cache=True, nogil=True)
+def row_addresses(starts, lengths, row_bytes, order):
+    """Where rows begin: pieces of `lengths` rows begin at `starts`; `order` says which of all their rows come when."""
+    n = 0
+    for length in lengths:
+        n += length
+    inside = np.empty(n, np.int64)
+    at = 0
+    for piece in range(len(starts)):
+        for row in range(lengths[piece]):
+            inside[at] = starts[piece] + row * row_bytes
+            at += 1
+    found = np.empty(len(order), np.int64)
+    for i in range(len(order)):
+        found[i] = inside[order[i]]
+    return found

@@ -1,0 +1,71 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from torch import distributed as dist
+
+Start = Callable[..., list["subprocess.Popen[str]"]]
+_TIMEOUT_SECONDS = 120
+
+
+@pytest.fixture
+def start():
+    """Starts processes of one job, as torchrun would; their store is the test's own, so that no port is agreed upon."""
+    started, stores = [], []
+
+    def begin(size: int, *command: object, **environment: str) -> "list[subprocess.Popen[str]]":
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
+        stores.append(store)
+        shared = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(store.port),
+            "WORLD_SIZE": str(size),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "OMP_NUM_THREADS": "1",
+            **environment,
+        }
+        now = [
+            subprocess.Popen(
+                [sys.executable, *map(str, command)],
+                env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(size)
+        ]
+        started.extend(now)
+        return now
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def run(start: Start):
+    """Runs such processes to their end; their exit codes and what each wrote to standard error."""
+
+    def to_the_end(size: int, *command: object, **environment: str) -> list[tuple[int, str]]:
+        processes = start(size, *command, **environment)
+        said = [process.communicate(timeout=_TIMEOUT_SECONDS)[1] for process in processes]
+        return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+
+    return to_the_end
+
+
+@pytest.fixture
+def script(tmp_path: Path):
+    """A program of the test's own."""
+
+    def written(text: str) -> Path:
+        path = tmp_path / "program.py"
+        path.write_text(text)
+        return path
+
+    return written

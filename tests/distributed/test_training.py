@@ -1,0 +1,29 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from unweave.store.files import load_tensors
+
+cases = __import__("cases")
+_NAMES = list(cases.cases())
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return {name: cases.numbers(cases.trained(*case)) for name, case in cases.cases().items()}
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_every_kind_reaches_the_same_weights_as_one_process(run, tmp_path: Path, alone, size: int) -> None:
+    ended = run(size, cases.__file__, tmp_path)
+    assert [code for code, _ in ended] == [0] * size, ended
+    wrong = []
+    for name in _NAMES:
+        ranks = [load_tensors(tmp_path / f"{name}.{rank}.safetensors") for rank in range(size)]
+        for key, expected in alone[name].items():
+            assert all(torch.equal(ranks[0][key], other[key]) for other in ranks[1:]), f"{name} {key}: ranks differ"
+            got = ranks[0][key]
+            if got.shape != expected.shape or not torch.allclose(got, expected, rtol=2e-3, atol=2e-4):
+                wrong.append((name, key, float((got - expected).abs().max()), float(expected.abs().max())))
+    assert not wrong, wrong
