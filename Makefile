@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all test-browser check lint bench bench-quick clean
+.PHONY: help demo serve test test-all test-browser test-interop check lint bench bench-quick clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-19s %s\n", $$1, $$2 }'
@@ -31,6 +31,9 @@ test-all: .venv/.dev  ## run the tests, slow ones too
 test-browser: .venv/.dev  ## run the tests that need a browser (headless Chromium)
 	@$(BIN)/python -m pytest -m browser -rs
 
+test-interop: .venv-interop/.done  ## compare the formats of other libraries with those libraries, in an environment of its own
+	@UNWEAVE_REQUIRE_PEERS=1 .venv-interop/bin/python -m pytest tests/interop --confcutdir=tests/interop
+
 check: lint test  ## lint, types, floors, then the tests: what CI runs
 
 lint: .venv/.dev  ## lint, format, types and floors without the tests
@@ -46,7 +49,7 @@ bench-quick: .venv/.dev  ## a look at the same in minutes, beside the peers that
 	@bin=$(BIN); if [ -e .venv-bench/.done ]; then bin=.venv-bench/bin; fi; $$bin/python -m benchmarks --quick
 
 clean:  ## remove the environment, caches and build products; runs/ stays
-	@rm -rf .venv .venv-bench build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf .venv .venv-bench .venv-interop build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find src tests benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # .venv/.unfinished says that an install was cut short: such an environment is not repaired but made again.
@@ -90,4 +93,16 @@ clean:  ## remove the environment, caches and build products; runs/ stays
 	  -r benchmarks/requirements.txt
 	@.venv-bench/bin/python -c 'import torchvision' 2>/dev/null || \
 	  .venv-bench/bin/python -m pip uninstall -qq -y torchvision
+	@touch $@
+
+.venv-interop/.done: pyproject.toml $(addprefix tests/interop/,constraints.txt requirements.txt alone.txt)
+	@echo "Installing the libraries whose formats Unweave reads into .venv-interop (minutes) ..."
+	@$(PYTHON) -m venv --clear .venv-interop
+	@.venv-interop/bin/python -m pip install -qq --disable-pip-version-check -c tests/interop/constraints.txt $(TORCH)
+	@.venv-interop/bin/python -m pip install -qq --disable-pip-version-check -c tests/interop/constraints.txt -e . \
+	  -r tests/interop/requirements.txt
+	@.venv-interop/bin/python -m pip install -qq --disable-pip-version-check -c tests/interop/constraints.txt --no-deps \
+	  -r tests/interop/alone.txt
+	@.venv-interop/bin/python -c 'import torchvision' 2>/dev/null || \
+	  .venv-interop/bin/python -m pip uninstall -qq -y torchvision
 	@touch $@

@@ -23,6 +23,7 @@ if not torch.cuda.is_available():
 # compiler has to read is left as it is written; so is what defines functions at every step.
 _KERNELS = "unweave.dictionaries.kernels"
 _COMPILED = {f"{_KERNELS}.{name}" for name in ("compiled", "loops", "programs", "team")}
+_COMPILED.add("unweave.store.gather")
 _SOURCE = Path(__file__).parents[1] / "src"
 _MODULES = {".".join(path.relative_to(_SOURCE).with_suffix("").parts) for path in (_SOURCE / "unweave").rglob("*.py")}
 install_import_hook(sorted(_MODULES - _COMPILED), "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")

@@ -4,7 +4,7 @@ from importlib.metadata import version as _version
 from typing import Any
 
 from unweave.analyze import Analysis, Atlas, analyze
-from unweave.capture import capture
+from unweave.capture import StreamedRows, capture, stream_several
 from unweave.compare import Comparing, Comparison, compare, compare_all
 from unweave.core.errors import InputError, StoreError
 from unweave.core.runtime import Runtime
@@ -34,6 +34,7 @@ __all__ = [
     "Runtime",
     "Splice",
     "StoreError",
+    "StreamedRows",
     "Sweep",
     "Training",
     "ablation_effects",
@@ -48,6 +49,7 @@ __all__ = [
     "push",
     "splice",
     "steer",
+    "stream_several",
     "sweep",
     "train",
 ]

@@ -175,9 +175,7 @@ def test_the_sample_stands_for_all_rows(model: nn.Module, images: Tensor) -> Non
 def test_a_loader_with_indices_is_shuffled_by_the_stream(model: nn.Module, images: Tensor, workers: int) -> None:
     loader = DataLoader(TensorDataset(images, torch.zeros(530).long()), batch_size=48, num_workers=workers)
     direct, loaded = streamed(model, images), streamed(model, loader)
-    assert torch.equal(
-        torch.cat(again(direct.batches(64, epoch=1))), torch.cat(again(loaded.batches(64, epoch=1)))
-    )
+    assert torch.equal(torch.cat(again(direct.batches(64, epoch=1))), torch.cat(again(loaded.batches(64, epoch=1))))
 
 
 class Texts(IterableDataset[dict[str, Tensor]]):
@@ -274,10 +272,10 @@ class StoppedError(Exception):
 def stop_at(patch: pytest.MonkeyPatch, steps: int) -> None:
     train_batch, taken = Trainer.train_batch, iter(range(steps))
 
-    def stopping(self: Trainer, batch: Tensor) -> None:
+    def stopping(self: Trainer, *batch: Any) -> None:
         if next(taken, None) is None:
             raise StoppedError
-        train_batch(self, batch)
+        train_batch(self, *batch)
 
     patch.setattr(Trainer, "train_batch", stopping)
 
@@ -396,9 +394,9 @@ def test_an_error_in_the_model_reaches_the_reader(images: Tensor) -> None:
             return self.layer(x)  # type: ignore[no-any-return]
 
     stream = StreamedRows(Broken(), images, at="layer", batch_size=32, sample_rows=64)
+    list(stream.batches(64, epoch=0))
     with pytest.raises(RuntimeError, match="out of luck"):
-        for epoch in range(3):
-            list(stream.batches(64, epoch=epoch))
+        list(stream.batches(64, epoch=1))
     assert not [thread for thread in threading.enumerate() if thread.name == "stream"]
 
 
@@ -426,7 +424,6 @@ def test_examples_of_several_sizes_are_refused() -> None:
         ({"limit": 0}, "limit must be at least 1"),
         ({"buffer_bytes": 0}, "buffer_bytes must be at least 1"),
         ({"sample_rows": 0}, "sample_rows must be at least 1"),
-        ({"dtype": "int8"}, "dtype='int8' is none of"),
         ({"std": (0.0,)}, "std must not hold 0"),
     ],
     ids=str,

@@ -1,22 +1,22 @@
 from pathlib import Path
 
 import pytest
+import rank_training
 import torch
 
 from unweave.store.files import load_tensors
 
-cases = __import__("cases")
-_NAMES = list(cases.cases())
+_NAMES = list(rank_training.cases())
 
 
 @pytest.fixture(scope="module")
 def alone():
-    return {name: cases.numbers(cases.trained(*case)) for name, case in cases.cases().items()}
+    return {name: rank_training.numbers(rank_training.trained(*case)) for name, case in rank_training.cases().items()}
 
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_every_kind_reaches_the_same_weights_as_one_process(run, tmp_path: Path, alone, size: int) -> None:
-    ended = run(size, cases.__file__, tmp_path)
+    ended = run(size, rank_training.__file__, tmp_path)
     assert [code for code, _ in ended] == [0] * size, ended
     wrong = []
     for name in _NAMES:

@@ -1,6 +1,8 @@
 """Every stage is killed, interrupted and left without room at seeded moments; started again, it ends as ever."""
 
+import itertools
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,62 +10,83 @@ from typing import TYPE_CHECKING
 import pytest
 from faulting import ERROR, RIGHT
 from faulting.faults import DiskFull, Fault, interrupted, killed
-from faulting.stages import STAGES
-from faulting.trials import do, work
+from faulting.stages import STAGES, rate_in_little_room
+from faulting.trials import do, left, work
 
 if TYPE_CHECKING:
     from conftest import Ground
 
 SEED = 6
-SAMPLED = 3
+ENDS = ("killed", "interrupted", "error", "right")
+FULL = [DiskFull(None), DiskFull(0), DiskFull(700)]
 Tally = Callable[[str], None]
 
 
-def moments(ground: "Ground", stage: str, folder: Path) -> list[int]:
-    """The moments to try: a seeded sample, the last among it, in which most is under way."""
-    counted = ground.nursery.run(do, stage, ground.inputs, folder, None, killed)
-    assert counted.how == "right", counted
-    drawn = random.Random(f"{SEED} {stage}").sample(range(counted.value), min(SAMPLED, counted.value))
-    return sorted({*drawn, counted.value - 1})
+def trial(ground: "Ground", stage: str, place: Path, fault: Fault, moment: int, tally: Tally) -> None:
+    """One fault at one moment; started again, the stage leaves what it always leaves, and nothing else."""
+    said = f"{stage}, {fault}, moment {moment} (seed {SEED})"
+    ended = ground.nursery.run(do, stage, ground.inputs, place, moment, fault)
+    assert ended.how in ENDS, f"{said}: {ended.how} {ended.text}"
+    if ended.how == "error":
+        assert str(place) in ended.text, f"{said}: {ended.text}"
+        assert "start again" in ended.text, f"{said}: {ended.text}"
+        assert not list(place.rglob(".*writing-*")), f"{said}: something half-written is left"
+    check_started_again(ground, stage, place, said)
+    tally(ERROR if ended.how == "error" else RIGHT)
 
 
-def check_started_again(ground: "Ground", stage: str, folder: Path, said: str) -> None:
-    """Started again, the stage leaves what it always leaves, and nothing else."""
-    from faulting.trials import left
-
-    again = ground.nursery.run(work(stage), ground.inputs, folder)
+def check_started_again(ground: "Ground", stage: str, place: Path, said: str) -> None:
+    """Without a fault it ends as ever."""
+    again = ground.nursery.run(work(stage), ground.inputs, place)
     assert again.how == "right", f"{said}: {again.text}"
-    found, right = left(folder), ground.right[stage]
+    found, right = left(place), ground.right[stage]
     assert sorted(found) == sorted(right), f"{said}: other files"
     assert not [name for name in right if found[name] != right[name]], f"{said}: other content"
 
 
-def trials(ground: "Ground", stage: str, folder: Path, fault: Fault, ends: tuple[str, ...], tally: Tally) -> None:
-    """The fault at each of the sampled moments."""
-    for number in moments(ground, stage, folder / "counted"):
-        place, said = folder / str(number), f"{stage}, {fault}, seed {SEED}, moment {number}"
-        ended = ground.nursery.run(do, stage, ground.inputs, place, number, fault)
-        assert ended.how in ends, f"{said}: {ended.how} {ended.text}"
-        if ended.how == "error":
-            assert str(place) in ended.text, f"{said}: {ended.text}"
-            assert "cannot be written" in ended.text, f"{said}: {ended.text}"
-            half = [path for path in place.rglob(".*writing-*")]
-            assert not half, f"{said}: {half}"
-        check_started_again(ground, stage, place, said)
-        tally(ERROR if ended.how == "error" else RIGHT)
-
-
 @pytest.mark.parametrize("stage", STAGES)
 def test_killed(ground: "Ground", stage: str, tmp_path: Path, tally: Tally) -> None:
-    trials(ground, stage, tmp_path, killed, ("killed",), tally)
+    for moment in ground.some_moments(stage, f"{SEED} killed", 3):
+        trial(ground, stage, tmp_path / str(moment), killed, moment, tally)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_interrupted(ground: "Ground", stage: str, tmp_path: Path, tally: Tally) -> None:
-    trials(ground, stage, tmp_path, interrupted, ("interrupted",), tally)
+    for moment in ground.some_moments(stage, f"{SEED} interrupted", 1):
+        trial(ground, stage, tmp_path / str(moment), interrupted, moment, tally)
 
 
-@pytest.mark.parametrize("room", [None, 0, 700])
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_full_disk(ground: "Ground", stage: str, room: int | None, tmp_path: Path, tally: Tally) -> None:
-    trials(ground, stage, tmp_path, DiskFull(room), ("error", "right"), tally)
+def test_a_full_disk(ground: "Ground", stage: str, tmp_path: Path, tally: Tally) -> None:
+    for number, moment in enumerate(ground.some_moments(stage, f"{SEED} full", 2)):
+        full = FULL[(number + len(stage)) % len(FULL)]
+        trial(ground, stage, tmp_path / str(moment), full, moment, tally)
+
+
+@pytest.mark.parametrize("stage", ["train", "train several", "sweep", "rate"])
+def test_killed_again_and_again_at_any_time(ground: "Ground", stage: str, tmp_path: Path, tally: Tally) -> None:
+    """By the clock, inside steps and inside other people's code; whatever has been done by then."""
+    drawn = random.Random(f"{SEED} {stage}")
+    for _ in range(4):
+        child = ground.nursery.start(work(stage), ground.inputs, tmp_path)
+        time.sleep(drawn.uniform(0, 0.25))
+        child.kill()
+        assert child.end().how in ("killed", "right")
+        tally(RIGHT)
+    check_started_again(ground, stage, tmp_path, f"{stage}, seed {SEED}")
+
+
+def test_a_database_without_room(ground: "Ground", tmp_path: Path, tally: Tally) -> None:
+    for room in (0, 5000):
+        ended = ground.nursery.run(rate_in_little_room, ground.inputs, tmp_path, room)
+        assert ended.how == "error", ended
+        assert "ratings.sqlite" in ended.text
+        tally(ERROR)
+    check_started_again(ground, "rate", tmp_path, "a full database")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "fault"), itertools.product(STAGES, [killed, interrupted, *FULL]))
+def test_every_fault_at_every_moment(ground: "Ground", stage: str, fault: Fault, tmp_path: Path, tally: Tally) -> None:
+    for moment in ground.moments(stage):
+        trial(ground, stage, tmp_path / str(moment), fault, moment, tally)

@@ -1,7 +1,8 @@
 """Rows that dictionaries of other libraries are compared on, and how.
 
 `make test-interop` runs these tests in an environment of its own, in which the libraries are installed; in the usual
-one they are skipped. There they stand alone: nothing of the other tests is loaded.
+one they are skipped. There they stand alone: nothing of the other tests is loaded, and a library that is missing is a
+failure (UNWEAVE_REQUIRE_PEERS=1).
 """
 
 import gzip
@@ -17,6 +18,12 @@ from unweave.dictionaries.base import Dictionary
 
 Compare = Callable[[Dictionary, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], int], None]
 TOLERANCE = 1e-5
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """A library that is missing is a failure where all are asked for."""
+    if report.skipped and os.environ.get("UNWEAVE_REQUIRE_PEERS") == "1":
+        report.outcome = "failed"
 
 
 def real_rows(width: int) -> Tensor | None:

@@ -22,7 +22,8 @@ _CROPPED = {
 }
 _SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 _VISION = {**_SMALL, "image_size": 32, "patch_size": 8}
-WORDS = ("a photo of the cat dog sat on mat good bad film was very and not it is red blue bird").split()
+_SENTENCE = "a photo of the cat dog sat on mat good bad film was very and not it is red blue bird"
+WORDS = _SENTENCE.split()
 
 
 def _vit() -> Any:
@@ -48,7 +49,9 @@ def _siglip() -> Any:
 
 
 def _resnet() -> Any:
-    made = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=4)
+    made = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=4
+    )
     return transformers.ResNetForImageClassification(made)
 
 
@@ -58,7 +61,9 @@ def _convnext() -> Any:
 
 
 def _swin() -> Any:
-    made = transformers.SwinConfig(image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=4, num_labels=4)
+    made = transformers.SwinConfig(
+        image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=4, num_labels=4
+    )
     return transformers.SwinForImageClassification(made)
 
 
@@ -76,23 +81,49 @@ def _sentences() -> Any:
 
 
 def _gpt2() -> Any:
-    made = transformers.GPT2Config(vocab_size=40, n_positions=16, n_embd=16, n_layer=2, n_head=2, bos_token_id=3, eos_token_id=3)
+    made = transformers.GPT2Config(
+        vocab_size=40, n_positions=16, n_embd=16, n_layer=2, n_head=2, bos_token_id=3, eos_token_id=3
+    )
     return transformers.GPT2LMHeadModel(made)
 
 
 def _t5() -> Any:
-    made = transformers.T5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0)
+    made = transformers.T5Config(
+        vocab_size=40, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0
+    )
     return transformers.T5ForConditionalGeneration(made)
 
 
 NETWORKS: dict[str, tuple[Any, dict[str, Any] | None, str | None]] = {
-    "resnet": (_resnet, {"image_processor_type": "ConvNextImageProcessor", "do_resize": True, "size": {"shortest_edge": 28}, "crop_pct": 0.875, "resample": 3, **_STEPS}, None),
+    "resnet": (
+        _resnet,
+        {
+            "image_processor_type": "ConvNextImageProcessor",
+            "do_resize": True,
+            "size": {"shortest_edge": 28},
+            "crop_pct": 0.875,
+            "resample": 3,
+            **_STEPS,
+        },
+        None,
+    ),
     "vit": (_vit, {"image_processor_type": "ViTImageProcessor", **_SQUARE}, None),
     "dinov2": (_dinov2, {"image_processor_type": "BitImageProcessor", **_CROPPED}, None),
     "dinov2-registers": (lambda: _dinov2(4), {"image_processor_type": "BitImageProcessor", **_CROPPED}, None),
     "clip": (_clip, {"image_processor_type": "CLIPImageProcessor", **_CROPPED}, "bert"),
     "siglip": (_siglip, {"image_processor_type": "SiglipImageProcessor", **_SQUARE}, "bert"),
-    "convnext": (_convnext, {"image_processor_type": "ConvNextImageProcessor", "do_resize": True, "size": {"shortest_edge": 28}, "crop_pct": 0.875, "resample": 3, **_STEPS}, None),
+    "convnext": (
+        _convnext,
+        {
+            "image_processor_type": "ConvNextImageProcessor",
+            "do_resize": True,
+            "size": {"shortest_edge": 28},
+            "crop_pct": 0.875,
+            "resample": 3,
+            **_STEPS,
+        },
+        None,
+    ),
     "swin": (_swin, {"image_processor_type": "ViTImageProcessor", **_SQUARE}, None),
     "beit": (_beit, {"image_processor_type": "BeitImageProcessor", **_SQUARE}, None),
     "bert": (_bert, None, "bert"),
@@ -128,6 +159,13 @@ def tokenizer(kind: str) -> PreTrainedTokenizerFast:
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
-        bos_token="[CLS]", eos_token="[SEP]", model_max_length=16, model_input_names=["input_ids", "attention_mask"],
+        tokenizer_object=made,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        bos_token="[CLS]",
+        eos_token="[SEP]",
+        model_max_length=16,
+        model_input_names=["input_ids", "attention_mask"],
     )

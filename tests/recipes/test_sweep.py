@@ -75,7 +75,7 @@ def test_controls_stand_at_the_same_l0(found: uw.Sweep, rows: Tensor) -> None:
 
 def test_numbers_are_those_of_an_atlas(rows: Tensor) -> None:
     dictionary = uw.train(rows[:300], uw.ReLU(d_sae=16, l1=2.0), SHORT)
-    measured = module.measure(dictionary, module.TensorRows(rows))
+    measured = module.measure_all({"it": dictionary}, module.TensorRows(rows))["it"]
     codes = Codes.from_dense(dictionary.encode(rows))
     counts = firing(by_latent(codes)).count
     assert measured["dictionary/l0"] == codes.nnz / 400
@@ -215,5 +215,29 @@ def test_bad_input_is_told(rows: Tensor, change: dict[str, Any], words: str) -> 
 
 @pytest.mark.parametrize("stream", [iter([torch.ones(4, 8)]), [torch.ones(4, 8)]], ids=["iterator", "list"])
 def test_rows_that_cannot_be_read_again_are_refused(stream: object) -> None:
-    with pytest.raises(uw.InputError, match="test must be Activations or a tensor"):
+    with pytest.raises(uw.InputError, match="test must be Activations, StreamedRows or a tensor"):
         module._rows(stream, "test")
+
+
+def test_a_stream_is_captured_and_judged_once_for_all_dictionaries() -> None:
+    """Passes of the model: its sample, an epoch for all that train together, and one over the rows to judge on."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU())
+    inputs = torch.randn(700, 6, generator=torch.Generator().manual_seed(0))
+    rows = uw.StreamedRows(network, inputs[:500], at="1", batch_size=50, sample_rows=200)
+    test = uw.StreamedRows(network, inputs[500:], at="1", batch_size=50, sample_rows=1)
+    training = [uw.Training(epochs=2, batch_size=size) for size in (32, 50)]
+    found = uw.sweep(rows, TOPKS, training, seeds=(0, 1), test=test)
+    assert len(found.dictionaries) == 8
+    sampled = rows.stream.sample().examples
+    assert sampled <= 250
+    assert rows.stream.forward.examples == sampled + 2 * 500
+    assert test.stream.forward.examples == 50 + 200
+    assert found.judged_on == "held-out rows"
+    assert found.table["rows"].to_pylist() == [200] * 8
+    assert {(c.condition, c.k) for c in found.controls} == {
+        (n, k) for n in ("neurons", "pca", "random") for k in (2, 4)
+    }
+    stored = uw.sweep(rows.sample().blocks(500).__next__(), [uw.PCA(k=2)], test=torch.cat(list(test.blocks(200))))
+    beside = {(c.condition, c.k): c.metrics["dictionary/explained_variance"] for c in found.controls}
+    assert beside["pca", 2] == pytest.approx(stored.points[0].metrics["dictionary/explained_variance"])

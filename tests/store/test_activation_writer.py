@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from unweave.core.errors import InputError
 from unweave.store.activation_writer import ActivationWriter, ShardSums, save_moments, shard_rows
-from unweave.store.activations import DTYPES, MOMENTS, RowBlock, shard_name
+from unweave.store.activations import DTYPES, RowBlock
 from unweave.store.files import load_tensors
+from unweave.store.shards import MOMENTS, shard_name
 
 
 def _block(start: int, n: int, d_in: int = 2) -> RowBlock:

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from unweave.core.errors import StoreError
 from unweave.store import activations as module
 from unweave.store.activation_writer import ActivationWriter
-from unweave.store.activations import DTYPES, KIND, Activations, RowBlock, shard_name
+from unweave.store.activations import DTYPES, KIND, Activations, RowBlock
 from unweave.store.artifact import MANIFEST, Identity, writing
 from unweave.store.files import load_tensors, save_tensors
 from unweave.store.rows import RowSource, TensorRows
 from unweave.store.scratch import Scratch
+from unweave.store.shards import shard_name
 
 
 def _block(start: int, n: int, d_in: int, *, labels: bool = True) -> RowBlock:

@@ -199,10 +199,10 @@ def stop_after(patch: pytest.MonkeyPatch, steps: int) -> None:
     """Die at some step of all dictionaries together."""
     train_batch, taken = Trainer.train_batch, iter(range(steps))
 
-    def stopping(self: Trainer, batch: Tensor) -> None:
+    def stopping(self: Trainer, *batch: Any) -> None:
         if next(taken, None) is None:
             raise StoppedError
-        train_batch(self, batch)
+        train_batch(self, *batch)
 
     patch.setattr(Trainer, "train_batch", stopping)
 
@@ -218,7 +218,7 @@ def test_a_killed_sweep_goes_on_where_it_was(rows: Tensor, tmp_path: Path, stops
     taken = []
     with pytest.MonkeyPatch.context() as patch:
         train_batch = Trainer.train_batch
-        patch.setattr(Trainer, "train_batch", lambda self, batch: (taken.append(1), train_batch(self, batch)))
+        patch.setattr(Trainer, "train_batch", lambda self, *batch: (taken.append(1), train_batch(self, *batch)))
         found = train_several(rows, jobs, runtime=ALWAYS)
     assert len(taken) == 4 * 30 - sum(stops)
     for one, made in zip(jobs, found, strict=True):

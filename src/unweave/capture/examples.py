@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 from unweave.core.errors import InputError
 from unweave.core.hashing import hash_tensor
 from unweave.datasets.base import Dataset, ImageDataset, TextDataset
+from unweave.datasets.streamed import StreamedImages
 
 Examples = Tensor | Dataset | Iterable[Any]
 Tokenize = Callable[..., Mapping[str, Tensor]]
@@ -70,6 +71,8 @@ class ExampleStream:
             self._labels = examples.labels if self._labels is None else self._labels
             self.class_names = class_names or examples.class_names
             self.total, self.id = len(examples), examples.id
+        elif isinstance(examples, StreamedImages):
+            self.class_names, self.id = class_names or examples.class_names, examples.id
         elif isinstance(examples, Tensor):
             self.total, self.id = len(examples), hash_tensor(examples)
         elif _has_indices(examples) and isinstance(examples.dataset, Sized):
@@ -101,6 +104,14 @@ class ExampleStream:
             elif callable(set_epoch := getattr(source, "set_epoch", None)):
                 set_epoch(epoch)  # a stream of `datasets` shuffles by it
         return stream
+
+    def order(self) -> list[Int64[Tensor, " _"]]:
+        """Indices of the examples of each batch, where they are `seekable`; a loader that shuffles draws them anew."""
+        if _has_indices(self._examples):
+            assert self._examples.batch_sampler is not None
+            return [torch.tensor(list(batch)) for batch in self._examples.batch_sampler]
+        assert self.total is not None
+        return list(torch.arange(self.total).split(self._batch_size))
 
     def ordered(self, order: Iterable[Int64[Tensor, " _"]]) -> Iterator[Batch]:
         """Batches of the examples with these indices, where they are `seekable`; read as they are asked for."""
@@ -150,6 +161,9 @@ class ExampleStream:
             assert examples.batch_sampler is not None
             order = [torch.tensor(list(batch)) for batch in examples.batch_sampler]
             yield from zip(order, _in_order(examples, order), strict=True)
+        elif isinstance(examples, StreamedImages):
+            for batch in examples.batches(self._batch_size):
+                yield batch.example, (batch.images, batch.labels)
         else:
             assert not isinstance(examples, Dataset), "a data set is one of images or one of texts"
             for batch in examples:

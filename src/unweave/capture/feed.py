@@ -206,9 +206,9 @@ class _Filling:
         dropped = min(self._to_drop, len(rows))
         self._to_drop -= dropped
         rows = rows[dropped:]
+        if len(rows) > self._mixing.n - self.index * self._mixing.size - self._filled:
+            raise uneven(self._name, "the examples give more than")
         while len(rows):
-            if self.full:
-                raise uneven(self._name, "the examples give more than")
             if self._rows is None:
                 self._rows = rows.new_empty(self._mixing.rows(self.index), rows.shape[1])
             if rows.shape[1] != self._rows.shape[1]:

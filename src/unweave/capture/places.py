@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from unweave.core.distributed import Ranks
 from unweave.core.errors import InputError
 from unweave.models.places import Prefix, check_layout, find_layout
 from unweave.models.rows import RowMeaning
@@ -52,6 +53,13 @@ class Layouts:
                 )
             self._found[name] = dataclasses.replace(before, kind="tokens")  # images of several sizes have no one grid
         return here
+
+    def settle(self, ranks: Ranks) -> None:
+        """Bring together what several processes found, each in its batches."""
+        for found in ranks.gather(self._found):
+            for name, layout in found.items():
+                if self._found.setdefault(name, layout) != layout:
+                    self._found[name] = dataclasses.replace(layout, kind="tokens")
 
     def known(self, name: str) -> Layout | None:
         """What was given or found."""

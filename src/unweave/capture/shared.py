@@ -1,10 +1,11 @@
 """One capture by several processes: each runs the model over its batches, and all write the same stores."""
 
+import itertools
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from unweave.capture.examples import Batch, ExampleStream
@@ -20,59 +21,58 @@ def write_shared(
     writers: Mapping[str, SharedWriter],
     forward: Callable[[Batch], Mapping[str, RowBlock]],
 ) -> int:
-    """Give each batch to the rank that it falls to; the number of examples.
+    """Give each batch to the rank that it falls to; returns the number of examples.
 
     Every rank runs the first batch: its size says how many make a shard. Where examples can be had by their index, a
-    rank reads its own; of what comes once, it reads all and computes its own.
+    rank reads only its own; of what comes once, it reads all and computes its own.
 
     Raises:
-        InputError: the ranks were given other examples.
+        InputError: the ranks were given other examples, or none.
     """
     order = ranks.from_first(stream.order()) if stream.seekable else None
-    numbered = _by_index(stream, order) if order is not None else _as_it_comes(stream)
-    first = next(numbered, None)
-    if first is None:
-        next(iter(stream))  # says what is wrong
-        raise AssertionError("a stream without a batch says so")
-    number, batch, _ = first
-    blocks = forward(batch)
-    a_shard = max(writers[name].batches_a_shard(*block.activations.shape) for name, block in blocks.items())
-    dealing = Dealing(a_shard, ranks.size)
-    examples, checksum = 0, 0
-    with progress("Capturing", total=stream.total, unit="examples") as bar:
-        while True:
-            mine = dealing.owner(number) == ranks.rank
-            if order is None:
-                assert batch is not None
-                examples += len(batch.example)
-                checksum = _checksum(batch, checksum)
-                bar.advance(len(batch.example))
-            if mine:
-                assert batch is not None
+    come = iter(stream) if not order else stream.ordered(order[:1])
+    first = next(come)
+    sizes = [writers[name].batches_a_shard(*block.activations.shape) for name, block in forward(first).items()]
+    dealing = Dealing(max(sizes), ranks.size)
+    once = _Once(itertools.chain([first], come))
+    numbered = _own(stream, order, dealing, ranks.rank) if order else enumerate(once)
+    label, total = f"Capturing (rank {ranks.rank} of {ranks.size})", _examples_of(order, dealing, ranks.rank)
+    with progress(label, total=total, unit="examples") as bar:
+        for number, batch in numbered:
+            if dealing.owner(number) == ranks.rank:
                 last = dealing.part(number + 1) != dealing.part(number)
-                for name, block in (blocks or forward(batch)).items():
+                for name, block in forward(batch).items():
                     writers[name].add(number, block, last_of_part=last)
-                if order is not None:
-                    bar.advance(min(ranks.size * len(batch.example), (stream.total or 0) - bar.done))
-            blocks = {}
-            following = numbered.send(dealing)
-            if following is None:
-                break
-            number, batch, _ = following
-    ranks.same("the examples that they were given", (examples, checksum))
-    return sum(map(len, order)) if order is not None else examples
+                bar.advance(len(batch.example))
+    ranks.same("the examples that they were given", (once.examples, once.checksum))
+    return sum(map(len, order)) if order else once.examples
 
 
-def _by_index(stream: ExampleStream, order: list[Tensor]) -> Iterator[Any]:
-    raise NotImplementedError
+class _Once:
+    """Batches that come once, as every rank reads them; whether all were given the same is seen at the end."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self.examples = self.checksum = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._batches:
+            self.examples += len(batch.example)
+            for value in (*batch.inputs, *batch.keywords.values(), batch.example, batch.label):
+                if isinstance(value, Tensor):
+                    content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+                    self.checksum = zlib.crc32(memoryview(content), self.checksum)
+            yield batch
 
 
-def _as_it_comes(stream: ExampleStream) -> Iterator[Any]:
-    raise NotImplementedError
+def _own(
+    stream: ExampleStream, order: list[Int64[Tensor, " b"]], dealing: Dealing, rank: int
+) -> Iterator[tuple[int, Batch]]:
+    numbers = [number for number in range(len(order)) if dealing.owner(number) == rank]
+    return zip(numbers, stream.ordered([order[number] for number in numbers]), strict=True)
 
 
-def _checksum(batch: Batch, before: int) -> int:
-    for value in (*batch.inputs, *batch.keywords.values(), batch.example, batch.label):
-        if isinstance(value, Tensor):
-            before = zlib.crc32(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), before)
-    return before
+def _examples_of(order: list[Int64[Tensor, " b"]] | None, dealing: Dealing, rank: int) -> int | None:
+    if order is None:
+        return None
+    return sum(len(batch) for number, batch in enumerate(order) if dealing.owner(number) == rank)

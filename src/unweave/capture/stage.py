@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from unweave.capture.examples import Batch, Examples, ExampleStream
 from unweave.capture.places import Layouts
+from unweave.capture.shared import write_shared
 from unweave.core.config import fingerprint
+from unweave.core.distributed import Ranks, ranks
 from unweave.core.errors import InputError
 from unweave.core.hashing import crc32_of_file, hash_module
 from unweave.core.progress import progress
@@ -23,6 +25,7 @@ from unweave.store.activations import DTYPES, KIND, Activations, RowBlock
 from unweave.store.artifact import MANIFEST, Draft, Identity, existing, writing
 from unweave.store.layout import Layout, as_details
 from unweave.store.scratch import Scratch
+from unweave.store.shared_writer import PARTS, SharedWriter
 
 Precision = Literal["float32", "float16", "bfloat16"]
 
@@ -162,10 +165,13 @@ def capture(
         raise InputError(f"{at!r} stands for {len(names)} modules; give a list, at=[{at!r}], to capture them all")
     named = list(class_names) if class_names is not None else None
     stream = ExampleStream(examples, labels, batch_size, named, tokenize=getattr(model, "tokenize", None))
+    if out is None and ranks().size > 1:
+        raise InputError("several processes that capture together need a folder that all of them see; give out=")
     scratch = Scratch() if out is None else None
     root = scratch.path / "activations" if scratch is not None else Path(str(out))
     folders = {name: root if isinstance(at, str) else root / (name or "(model)") for name in names}
     _capture(model, stream, config, folders, shard_bytes, overwrite, source)
+    ranks().barrier()
     stores = {name: Activations(folder) for name, folder in folders.items()}
     if scratch is not None:
         stores = {name: store.keep(scratch) for name, store in stores.items()}
@@ -201,19 +207,27 @@ def _capture(
             f"{there[0]} is there already, and what a loader will give cannot be compared with it; choose another "
             "folder or overwrite it"
         )
-    missing = [name for name in folders if not existing(folders[name], identities[name], overwrite=overwrite)]
+    here = ranks()
+    here.same("what they capture", [identity.id for identity in identities.values()])
+    missing: list[str] = []
+    if here.first:
+        missing = [name for name in folders if not existing(folders[name], identities[name], overwrite=overwrite)]
+    missing = here.from_first(missing)
     if not missing:
         return
     with ExitStack() as stack:
-        writers: dict[str, tuple[Draft, ActivationWriter]] = {}
-        for name in missing:
-            draft = stack.enter_context(writing(folders[name], identities[name], overwrite=overwrite))
-            writers[name] = (draft, ActivationWriter(draft.folder, dtype=config.dtype, shard_bytes=shard_bytes))
-        examples = _write_rows(model, stream, config, layouts, {name: writer for name, (_, writer) in writers.items()})
-        for name, (draft, writer) in writers.items():
-            draft.details.update(
-                writer.close(), hook_name=name, rows=config.rows, examples=examples, class_names=stream.class_names
-            )
+        drafts: dict[str, Draft] = {}
+        if here.first:
+            for name in missing:
+                drafts[name] = stack.enter_context(writing(folders[name], identities[name], overwrite=overwrite))
+        forward = _Forward(model, config, layouts, missing)
+        if here.size > 1:
+            examples = _write_together(stream, forward, missing, drafts, here, shard_bytes)
+            layouts.settle(here)
+        else:
+            examples = _write_alone(stream, forward, drafts, shard_bytes)
+        for name, draft in drafts.items():
+            draft.details.update(hook_name=name, rows=config.rows, examples=examples, class_names=stream.class_names)
             draft.details["layout"] = as_details(layouts.known(name))
             if source is not None:
                 draft.details["source"] = dict(source)
@@ -221,34 +235,72 @@ def _capture(
                 inputs[name]["examples"] = fingerprint([crc32_of_file(p) for p in sorted(draft.folder.iterdir())])
 
 
-def _write_rows(
-    model: nn.Module,
-    stream: ExampleStream,
-    config: Capture,
-    layouts: Layouts,
-    writers: Mapping[str, ActivationWriter],
-) -> int:
-    points = HookPoints(model, list(writers), side=config.side)
-    device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+def _write_alone(stream: ExampleStream, forward: "_Forward", drafts: Mapping[str, Draft], shard_bytes: int) -> int:
+    writers = {
+        name: ActivationWriter(draft.folder, dtype=forward.config.dtype, shard_bytes=shard_bytes, finished=draft.settle)
+        for name, draft in drafts.items()
+    }
     examples = 0
-    widths: dict[str, int] = {}
     with progress("Capturing", total=stream.total, unit="examples") as bar:
         for batch in stream:
-            _check_normalisation(batch, config)
-            inputs = [_ready(value, config, device) for value in batch.inputs]
-            keywords = {key: _ready(value, config, device) for key, value in batch.keywords.items()}
-            for name, tensor in points.read(*inputs, **keywords).items():
-                block = _block(tensor, batch, config, name, layouts.of(name, tensor, inputs, keywords))
-                width = block.activations.shape[1]
-                if widths.setdefault(name, width) != width:
-                    raise InputError(
-                        f"{name!r} gives rows of width {width} after rows of width {widths[name]}; inputs of several "
-                        "sizes need rows='pool', 'position' or 'cls'"
-                    )
+            for name, block in forward(batch).items():
                 writers[name].add(block)
             examples += len(batch.example)
             bar.advance(len(batch.example))
+    for name, draft in drafts.items():
+        draft.details.update(writers[name].close())
     return examples
+
+
+def _write_together(
+    stream: ExampleStream,
+    forward: "_Forward",
+    names: Sequence[str],
+    drafts: Mapping[str, Draft],
+    here: Ranks,
+    shard_bytes: int,
+) -> int:
+    """The same by several processes, in the draft folders of the first; only it has drafts."""
+    for draft in drafts.values():
+        (draft.folder / PARTS).mkdir()
+    folders = here.from_first([drafts[name].folder for name in names] if here.first else [])
+    writers = {
+        name: SharedWriter(folder, here, dtype=forward.config.dtype, shard_bytes=shard_bytes)
+        for name, folder in zip(names, folders, strict=True)
+    }
+    if not all((folder / PARTS).is_dir() for folder in folders):
+        raise InputError(f"rank {here.rank} does not see {folders[0]}: all ranks need one file system for the store")
+    examples = write_shared(stream, here, writers, forward)
+    for name in names:
+        writers[name].close(drafts.get(name))
+    return examples
+
+
+class _Forward:
+    """Runs the model over a batch; gives the rows of its hook points."""
+
+    def __init__(self, model: nn.Module, config: Capture, layouts: Layouts, names: Sequence[str]) -> None:
+        self.config = config
+        self._layouts = layouts
+        self._points = HookPoints(model, list(names), side=config.side)
+        self._device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+        self._widths: dict[str, int] = {}
+
+    def __call__(self, batch: Batch) -> dict[str, RowBlock]:
+        _check_normalisation(batch, self.config)
+        inputs = [_ready(value, self.config, self._device) for value in batch.inputs]
+        keywords = {key: _ready(value, self.config, self._device) for key, value in batch.keywords.items()}
+        blocks = {}
+        for name, tensor in self._points.read(*inputs, **keywords).items():
+            layout = self._layouts.of(name, tensor, inputs, keywords)
+            blocks[name] = _block(tensor, batch, self.config, name, layout)
+            width = blocks[name].activations.shape[1]
+            if self._widths.setdefault(name, width) != width:
+                raise InputError(
+                    f"{name!r} gives rows of width {width} after rows of width {self._widths[name]}; inputs of several "
+                    "sizes need rows='pool', 'position' or 'cls'"
+                )
+        return blocks
 
 
 def _block(tensor: Tensor, batch: Batch, config: Capture, name: str, layout: Layout) -> RowBlock:

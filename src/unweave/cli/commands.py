@@ -19,6 +19,7 @@ from unweave.cli.query import query_command
 from unweave.cli.run import recipes_command, run_command
 from unweave.cli.serve import serve_command
 from unweave.cli.steer import steer_command
+from unweave.cli.streaming import STREAM_HELP, asked_to_stream, refuse_neither, stream_train_command
 from unweave.cli.study import study_command
 from unweave.cli.sweep import sweep_command
 from unweave.cli.verify import verify_command
@@ -26,13 +27,14 @@ from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
 from unweave.datasets.base import DatasetConfig, Split, TextDataset
 from unweave.datasets.digits import Digits
+from unweave.datasets.streamed import StreamedImages
 from unweave.dictionaries.base import DictionaryConfig
 from unweave.dictionaries.topk import TopK
 from unweave.formats import load
 from unweave.models.base import ModelConfig
 from unweave.models.hooks import resolve
 from unweave.models.mlp import MLP
-from unweave.recipes.sources import Source, captured_dataset, open_data, source_of
+from unweave.recipes.sources import Source, open_data, reader_of, source_of
 from unweave.report import build_report
 from unweave.store.activations import Activations
 from unweave.train import Training, train
@@ -110,8 +112,12 @@ class TrainArguments(StageArguments):
 
 def train_command(given: list[str], program: str) -> None:
     """Train a dictionary on a store of activations; a killed training goes on where it was."""
+    if asked_to_stream(given):
+        stream_train_command(given, program)
+        return
     default = unfilled(TrainArguments)
-    read = parse(TrainArguments, default, given, program=program, description=_text(train_command))
+    refuse_neither(given, program)
+    read = parse(TrainArguments, default, given, program=program, description=_text(train_command) + STREAM_HELP)
     read.runtime.apply()
     dictionary = train(
         Activations(read.activations),
@@ -177,15 +183,18 @@ def _shown(read: AnalyzeArguments, activations: Activations) -> dict[str, Any]:
         return {}
     else:
         try:
-            data = captured_dataset(activations, read.data_dir)
+            data = source.captured(activations, read.data_dir)
         except InputError as error:
             console.print(f"The examples are not shown: {error}")
             return {}
+    if isinstance(data, StreamedImages):
+        console.print("The examples are not shown: a stream is not read again; name the data without streaming")
+        return {}
     if not isinstance(data, TextDataset):
         return {"images": data}
     if source is None:
         raise InputError(f"{activations.folder} does not say by which model's tokenizer its texts were read")
-    return {"tokens": source.build(data).tokens(data.texts)}
+    return {"tokens": reader_of(source.build(data)).tokens(data.texts)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
-from torch import distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from unweave.core import distributed
 from unweave.core.errors import InputError
@@ -52,7 +52,7 @@ def launch(given: Sequence[str], *, debug: bool = False) -> int:
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise InputError("--ranks inside torchrun: one of the two starts the processes; leave --ranks out")
     size, command = int(given[0]), [*given[1:], *(["--debug"] if debug else [])]
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
     shared = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),
@@ -91,7 +91,7 @@ def _ended_with(started: Sequence["subprocess.Popen[bytes]"]) -> Iterator[None]:
             process.wait()
 
 
-def _wait(started: Sequence["subprocess.Popen[bytes]"], store: dist.Store) -> int:
+def _wait(started: Sequence["subprocess.Popen[bytes]"], store: Store) -> int:
     """Until all are at their end, or one failed and the others had time to say so."""
     failed: tuple[int, int] | None = None
     until = float("inf")
@@ -105,7 +105,7 @@ def _wait(started: Sequence["subprocess.Popen[bytes]"], store: dist.Store) -> in
     if failed is None:
         return 0
     rank, code = failed
-    if code < 0 and dist.PrefixStore("unweave", store).add("told", 1) == 1:
+    if code < 0 and PrefixStore("unweave", store).add("told", 1) == 1:
         errors = Console(stderr=True, highlight=False, soft_wrap=True)
         errors.print(f"error: rank {rank} was ended by {signal.Signals(-code).name}; {distributed.GO_ON}", markup=False)
     return code if code > 0 else 128 - code

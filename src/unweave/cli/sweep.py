@@ -10,16 +10,23 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from unweave.cli.parsing import carried_over, component, parse, taken
+from unweave.capture import Capture
+from unweave.cli.parsing import carried_over, component, parse, taken, unfilled
+from unweave.cli.streaming import FLAG, Streaming, asked_to_stream, refuse_store
+from unweave.core.config import to_json
 from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
+from unweave.datasets.base import Split
 from unweave.dictionaries.base import DictionaryConfig
-from unweave.recipes.base import RECIPES
+from unweave.dictionaries.topk import TopK
+from unweave.recipes.base import RECIPES, Run
 from unweave.recipes.classifier import ClassifierStudy
 from unweave.recipes.grid import Axis, Variant, grid
 from unweave.recipes.sweep_recipe import sweep_recipe
 from unweave.recipes.sweep_result import DEAD, EXPLAINED, L0, LIVE, Setting, Sweep
+from unweave.recipes.sweep_stream import sweep_stream
 from unweave.report import build_report
+from unweave.train import Training
 
 C = TypeVar("C")
 Flat = tyro.conf.arg(name="")
@@ -65,18 +72,24 @@ class SweepArguments(Generic[C]):
 
 def sweep_command(given: list[str], program: str) -> None:
     """Train many dictionaries of a recipe's layer at once: a comma-separated list makes any option of theirs a grid."""
+    if asked_to_stream(given):
+        _sweep_stream(given, program)
+        return
     fit = [name for name, recipe in RECIPES.members().items() if issubclass(recipe.config, ClassifierStudy)]
     if not given or given[0] in ("-h", "--help"):
         console.print(
             f"usage: {program} RECIPE [--preset NAME] [FLAGS]\n\n{sweep_command.__doc__}\n\n"
             f"  {program} {fit[0]} --sae.k 4,8,16,32 --seeds 0,1,2\n"
             f"  {program} {fit[0]} --sae topk,relu --sae.k 4,8,16 --sae.l1 0.3,1,3\n"
-            f"  {program} {fit[0]} --sae.d-sae 128,512 --training.learning-rate 1e-3,3e-3\n\n"
-            f"Recipes: {', '.join(fit)}. {program} RECIPE --help lists the recipe's flags."
+            f"  {program} {fit[0]} --sae.d-sae 128,512 --training.learning-rate 1e-3,3e-3\n"
+            f"  {program} {FLAG} --model trained --model.folder FOLDER --data mnist --at fc2 --sae.k 4,8,16\n\n"
+            f"Recipes: {', '.join(fit)}. {program} RECIPE --help lists the recipe's flags.\n"
+            f"{FLAG} in the place of a recipe sweeps over any model and data while the model runs, and stores no "
+            f"activations: {program} {FLAG} --help."
         )
         if given:
             return
-        raise InputError(f"which recipe? One of: {', '.join(fit)}")
+        raise InputError(f"which recipe? One of: {', '.join(fit)}; or {FLAG}")
     recipe = RECIPES[given.pop(0)]
     preset = taken(given, "--preset") or "default"
     start = recipe.preset(preset)
@@ -94,8 +107,7 @@ def sweep_command(given: list[str], program: str) -> None:
         ),
     )
     variants = chosen_grid(read.config, kinds, axes)
-    if len(variants) * len(read.seeds) < 2:
-        raise InputError(f"there is nothing to sweep: give an option several values, as in --sae.k 4,8 (see {program})")
+    _refuse_one(variants, read.seeds, program)
     read.runtime.apply()
     run, found = sweep_recipe(
         recipe.name,
@@ -107,11 +119,69 @@ def sweep_command(given: list[str], program: str) -> None:
         data_dir=read.data_dir,
         runtime=read.runtime,
     )
+    _tell(run, found)
+
+
+def _tell(run: Run, found: Sweep) -> None:
     page = build_report(run.folder)
     Console(highlight=False).print(settings_table(found))
     for sentence in run.findings:
         console.print(f"• {sentence}")
     console.print(f"Report: {page.resolve()}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSweepArguments:
+    """Flags of `unweave sweep --stream`."""
+
+    stream: Annotated[Streaming, Flat]
+    test_split: Split = "test"
+    "the part of the data whose rows are judged on; they go through the model once"
+    sae: DictionaryConfig = field(default_factory=TopK)
+    "the dictionary; its options take lists"
+    training: Training = field(default_factory=Training)
+    seeds: Seeds = (0,)
+    "seeds of the dictionaries: each setting is trained once for each, on rows in the stream's order"
+    seed: int = 0
+    "of the stream, of the model where it has no weights of its own, and of the controls"
+    out: Path | None = None
+    "folder of the sweep; by default runs/sweep-stream-FINGERPRINT, where further values join those that are there"
+    runtime: Annotated[Runtime, Flat] = field(default_factory=Runtime)
+
+
+def _sweep_stream(given: list[str], program: str) -> None:
+    """Train many dictionaries while one model runs once for all of them; a comma-separated list makes a grid."""
+    refuse_store(given, program)
+    kinds, axes = take_lists(given)
+    default = unfilled(StreamSweepArguments, stream=unfilled(Streaming, capture=unfilled(Capture)))
+    read = parse(
+        StreamSweepArguments, default, given, program=f"{program} {FLAG}", description=_sweep_stream.__doc__ or ""
+    )
+    variants = chosen_grid(read, kinds, axes)
+    _refuse_one(variants, read.seeds, program)
+    read.runtime.apply()
+    opened = read.stream.open(read.seed, read.runtime)
+    rows = opened.rows()
+    if len(rows) > 1:
+        raise InputError(f"a sweep is about one hook point; --at stands for {', '.join(rows)}")
+    (name,) = rows
+    run, found = sweep_stream(
+        rows[name],
+        opened.rows_of(read.test_split)[name],
+        variants,
+        config={**to_json(read.stream), "test_split": read.test_split},
+        seeds=read.seeds,
+        seed=read.seed,
+        out=read.out,
+        data_dir=read.stream.data_dir,
+        runtime=read.runtime,
+    )
+    _tell(run, found)
+
+
+def _refuse_one(variants: list[Variant], seeds: tuple[int, ...], program: str) -> None:
+    if len(variants) * len(seeds) < 2:
+        raise InputError(f"there is nothing to sweep: give an option several values, as in --sae.k 4,8 (see {program})")
 
 
 def take_lists(given: list[str]) -> tuple[list[str], list[Axis]]:
@@ -163,7 +233,7 @@ def _values(flag: str, text: str) -> list[str]:
     return values
 
 
-def chosen_grid(config: ClassifierStudy, kinds: list[str], axes: list[Axis]) -> list[Variant]:
+def chosen_grid(config: ClassifierStudy | StreamSweepArguments, kinds: list[str], axes: list[Axis]) -> list[Variant]:
     """Every combination; of several kinds each has the recipe's options where it shares them.
 
     Raises:

@@ -23,6 +23,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from unweave.core.errors import InputError
 
@@ -240,9 +242,9 @@ def _join() -> Ranks:
         if int(os.environ.get("LOCAL_WORLD_SIZE", size)) <= torch.cuda.device_count():
             gpu = "nccl"  # which takes one rank a device
     try:
-        store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timedelta(seconds=silent)))
+        store, _, _ = next(rendezvous("env://", rank, size, timeout=timedelta(seconds=silent)))
         store.set_timeout(timedelta(seconds=silent))
-        beats = dist.PrefixStore("unweave", store.clone())
+        beats = PrefixStore("unweave", store.clone())
         beats.set(f"process/{rank}", f"{socket.gethostname()} {os.getpid()}")
         beats.wait([f"process/{other}" for other in range(size)], timedelta(seconds=silent))
         backend = f"cpu:gloo,cuda:{gpu}" if torch.cuda.is_available() else "gloo"

@@ -146,6 +146,10 @@ class DatasetConfig(Component, ABC):
         """
         return images_of(self.load(split, data_dir))
 
+    def located(self) -> "DatasetConfig":
+        """The same configuration with the places of its files in full, so that they are found from everywhere."""
+        return self
+
     def for_model(self, framing: Framing | None) -> "DatasetConfig":
         """The configuration with the size of its images as a model's own preprocessing asks for, where it left it open.
 

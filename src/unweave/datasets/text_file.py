@@ -19,12 +19,14 @@ from unweave.datasets.splits import check_test_share, stratified_split
 _TEXT_COLUMNS = ("text", "sentence", "content", "review", "document")
 _LABEL_COLUMNS = ("label", "labels", "class", "category", "target")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_JSON_LINES = (".jsonl", ".ndjson")
+_SUFFIXES = (".txt", *_JSON_LINES, *_DELIMITERS)
 
 
 @register("text-file")
 @dataclass(frozen=True, kw_only=True)
 class TextFile(DatasetConfig):
-    """Your own texts: `data_dir` is a file with one text a line, or a table (.jsonl, .csv, .tsv) with a column of texts.
+    """Your own texts: `data_dir` is a file with a text a line, or a table (.jsonl, .csv, .tsv) with a column of texts.
 
     Empty lines are left out. Labels may be numbers or words; words become classes in alphabetical order. A file is
     split into train and test by class, always in the same way; a folder that holds `train` and `test` files of one kind
@@ -52,13 +54,17 @@ class TextFile(DatasetConfig):
             InputError: there is no such file, it is no UTF-8, a line is no JSON, or a column is missing.
         """
         if data_dir is None:
-            raise InputError(f"the data set {self.kind!r} needs --data-dir: a file of texts, .txt, .jsonl, .csv or .tsv")
+            raise InputError(
+                f"the data set {self.kind!r} needs --data-dir: a file of texts, .txt, .jsonl, .csv or .tsv"
+            )
         place = data_dir.expanduser()
         if place.is_dir():
             files = [_of_split(place, one) for one in ("train", "test")]
             chosen = files[split == "test"]
             texts, labels = self._read(chosen)
-            classes = None if labels is None else _classes([label for one in files for label in self._read(one)[1] or ()])
+            classes = (
+                None if labels is None else _classes([label for one in files for label in self._read(one)[1] or ()])
+            )
             return labelled_texts(texts, labels, classes, chosen)
         texts, labels = self._read(place)
         whole = labelled_texts(texts, labels, None, place)
@@ -75,16 +81,22 @@ class TextFile(DatasetConfig):
             raise InputError(f"{path} cannot be read: {why}") from None
         suffix = path.suffix.lower()
         if suffix in (".jsonl", ".ndjson", ".csv", ".tsv"):
-            rows = _json_lines(path, content) if suffix not in _DELIMITERS else _table(path, content, _DELIMITERS[suffix])
+            rows = (
+                _json_lines(path, content) if suffix not in _DELIMITERS else _table(path, content, _DELIMITERS[suffix])
+            )
             return columns(list(rows), self.text, self.label, str(path))
         texts = [line.strip() for line in content.splitlines()]
         return [text for text in texts if text], None
 
 
 def _of_split(folder: Path, split: str) -> Path:
-    found = sorted(path for path in folder.glob(f"{split}.*") if path.suffix in (".txt", ".jsonl", ".ndjson", ".csv", ".tsv"))
+    found = sorted(
+        path for path in folder.glob(f"{split}.*") if path.suffix in (".txt", ".jsonl", ".ndjson", ".csv", ".tsv")
+    )
     if len(found) != 1:
-        raise InputError(f"{folder} holds {len(found)} files {split}.txt, .jsonl, .csv or .tsv; give a file, or one of each split")
+        raise InputError(
+            f"{folder} holds {len(found)} files {split}.txt, .jsonl, .csv or .tsv; give a file, or one of each split"
+        )
     return found[0]
 
 
@@ -157,7 +169,9 @@ def column(known: Sequence[str], asked: str | None, usual: Sequence[str], what: 
     raise InputError(f"{where}: which column holds the {what}? Say {flag}, one of: {', '.join(known)}")
 
 
-def labelled_texts(texts: Sequence[str], labels: Sequence[Any] | None, classes: list[str] | None, where: object) -> MemoryTexts:
+def labelled_texts(
+    texts: Sequence[str], labels: Sequence[Any] | None, classes: list[str] | None, where: object
+) -> MemoryTexts:
     """Texts with their labels as numbers of classes.
 
     Raises:

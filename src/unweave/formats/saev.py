@@ -61,9 +61,9 @@ class Saev(Format):
             "W_dec": weights.take("W_dec", d_sae, d_in),
             "b_dec": b_dec,
         }
-        if _THRESHOLD in weights:  # up to zero it cuts nothing: codes are relu'd
+        config = _config(header, schema, d_sae, path, thresholded=_THRESHOLD in weights)
+        if isinstance(config, JumpReLU):  # up to zero a threshold cuts nothing: codes are relu'd
             state["threshold"] = weights.take(_THRESHOLD).clamp_min(0.0).expand(d_sae).clone()
-        config = _config(header, schema, d_sae, path, thresholded="threshold" in state)
         weights.expect_all_taken()
         return assemble(config, d_in, state, origin={"format": self.kind})
 

@@ -13,7 +13,7 @@ import threading
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,7 +72,7 @@ def load_torch(path: Path, *, known: Collection[str] = (), skip: int = 0) -> Any
     try:
         with path.open("rb") as opened:
             opened.seek(skip)
-            archive: BinaryIO = io.BytesIO(opened.read()) if skip else opened
+            archive: io.BufferedIOBase = io.BytesIO(opened.read()) if skip else opened
             program = _program(archive, path)
             _refuse_code(program, path, set(known))
             archive.seek(0)
@@ -121,7 +121,7 @@ def _plain(value: Any) -> Any:
     return value.detach().cpu().contiguous().clone() if isinstance(value, Tensor) else value
 
 
-def _program(archive: BinaryIO, path: Path) -> bytes:
+def _program(archive: io.BufferedIOBase, path: Path) -> bytes:
     """The pickle in an archive whose records lie in it as they are."""
     start = archive.read(4)
     size = archive.seek(0, io.SEEK_END)
@@ -169,7 +169,7 @@ def _inert(name: str) -> type[Inert]:
     return type(name.rpartition(".")[2], (Inert,), {"name": name})
 
 
-def _load(place: BinaryIO | Path, stubs: Mapping[str, type[Inert]]) -> Any:
+def _load(place: io.BufferedIOBase | Path, stubs: Mapping[str, type[Inert]]) -> Any:
     trusted = [(stub, name) for name, stub in stubs.items()]
     with _BY_PLACE, torch.serialization.safe_globals(trusted):  # type: ignore[arg-type]
         if isinstance(place, Path):

@@ -25,6 +25,10 @@ class ModelConfig(Component, ABC):
         """How image files are best read for it, where its own preprocessing asks for a size."""
         return None
 
+    def located(self) -> "ModelConfig":
+        """The same configuration with the places of its files in full, so that they are found from everywhere."""
+        return self
+
     def untrained(self) -> "ModelConfig | None":
         """The configuration of the same network with a random start, where it has another one; None where it has not.
 

@@ -5,7 +5,7 @@ from a processor's settings, and the result is held against the processor itself
 is an error and not another network than the one that was meant.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast, get_args
 
@@ -35,9 +35,11 @@ class Steps:
         size: (height, width); or the length of the shorter side alone; or nothing is resized.
         longest: the longer side is at most so long, where only the shorter one is given.
         within: (height, width) that the image is fitted into, its aspect kept.
+        cover: (height, width) that the image just covers, its aspect kept.
         resample: filter of the resize.
         flip: whether the order of the channels is turned round (RGB to BGR).
         crop: (height, width) that is cut from the centre, black where the image is smaller.
+        rounds: half a pixel of the crop's place is rounded to even, as torchvision does, and not down.
         gain: pixels in [0, 1] are multiplied by it, one number a channel (or one for all).
         shift: and this is added.
         pad: (height, width) that is filled up with 0 at the right and at the bottom.
@@ -46,8 +48,10 @@ class Steps:
     size: tuple[int, ...] = ()
     longest: int | None = None
     within: tuple[int, int] | None = None
+    cover: tuple[int, int] | None = None
     resample: Filter = "bilinear"
     crop: tuple[int, int] | None = None
+    rounds: bool = False
     flip: bool = False
     gain: tuple[float, ...] = (1.0,)
     shift: tuple[float, ...] = (0.0,)
@@ -65,6 +69,9 @@ class Steps:
         if self.within is not None:
             scale = min(self.within[0] / height, self.within[1] / width)
             return max(1, int(height * scale)), max(1, int(width * scale))
+        if self.cover is not None:
+            scale = max(self.cover[0] / height, self.cover[1] / width)
+            return max(self.cover[0], round(height * scale)), max(self.cover[1], round(width * scale))
         if len(self.size) == 2:
             return self.size[0], self.size[1]
         if not self.size:
@@ -84,6 +91,8 @@ class Steps:
         """How an image file is best read for it: so that the resize has nothing left to do, where that is possible."""
         if self.within is not None:
             return Framing(height=self.within[0], width=self.within[1], resample=self.resample)
+        if self.cover is not None:
+            return Framing(height=self.cover[0], width=self.cover[1], resample=self.resample)
         if len(self.size) == 2:
             return Framing(height=self.size[0], width=self.size[1], fit="stretch", resample=self.resample)
         if self.size:
@@ -97,9 +106,13 @@ class Steps:
         """
         tall, wide = self.resized(height, width)
         across, down = self.crop[1] if self.crop else wide, self.crop[0] if self.crop else tall
-        top, left = (tall - down) // 2 / tall, (wide - across) // 2 / wide
+        top, left = self.corner(tall - down) / tall, self.corner(wide - across) / wide
         across, down = (self.pad[1], self.pad[0]) if self.pad else (across, down)
         return top, left, top + down / tall, left + across / wide
+
+    def corner(self, room: int) -> int:
+        """First row or column of a crop that leaves so many of them out; below 0 where it adds a border."""
+        return round(room / 2) if self.rounds and room > 0 else room // 2
 
 
 class Preprocess(nn.Module):
@@ -130,13 +143,23 @@ class Preprocess(nn.Module):
         images = images.to(self.gain.dtype)
         images = resize(images, *self.steps.resized(*images.shape[2:]), self.steps.resample)
         if self.steps.crop is not None:
-            images = centre_crop(images, *self.steps.crop)
+            images = self._cropped(images, *self.steps.crop)
         if self.channels > images.shape[1]:
             images = images.expand(-1, self.channels, -1, -1)
         images = (images.flip(1) if self.steps.flip else images) * self.gain + self.shift
         if self.steps.pad is not None:
             images = self._padded(images, *self.steps.pad)
         return images
+
+    def _cropped(self, images: Tensor, height: int, width: int) -> Tensor:
+        """The centre of images, filled up with 0 on all sides where they are smaller."""
+        h, w = images.shape[2:]
+        down, across = max(0, height - h), max(0, width - w)
+        if down or across:
+            # The odd row or column that is left over goes to the top and to the left, as in transformers.
+            images = nn.functional.pad(images, (-(-across // 2), across // 2, -(-down // 2), down // 2))
+        top, left = self.steps.corner(max(0, h - height)), self.steps.corner(max(0, w - width))
+        return images[:, :, top : top + height, left : left + width]
 
     def _padded(self, images: Tensor, height: int, width: int) -> Tensor:
         h, w = images.shape[2:]
@@ -149,15 +172,24 @@ class Preprocess(nn.Module):
         return f"{self.steps}, channels={self.channels}"
 
 
-def centre_crop(images: Float[Tensor, "b c h w"], height: int, width: int) -> Float[Tensor, "b c H W"]:
-    """The centre of images, filled up with 0 on all sides where they are smaller."""
-    h, w = images.shape[2:]
-    down, across = max(0, height - h), max(0, width - w)
-    if down or across:
-        # The odd row or column that is left over goes to the top and to the left, as in transformers.
-        images = nn.functional.pad(images, (-(-across // 2), across // 2, -(-down // 2), down // 2))
-    top, left = max(0, h - height) // 2, max(0, w - width) // 2
-    return images[:, :, top : top + height, left : left + width]
+def steps_for(framing: Framing | None, mean: Sequence[float] = (), std: Sequence[float] = ()) -> Steps:
+    """The steps that resize images to a framing, if there is one, and then take (x − mean) / std of them.
+
+    Args:
+        framing: the size, and what becomes of the aspect.
+        mean: one number, or one a channel; 0 by default.
+        std: one number, or one a channel; 1 by default.
+    """
+    mean, std = tuple(mean) or (0.0,), tuple(std) or (1.0,)
+    width = max(len(mean), len(std))
+    pairs = list(zip(mean * (width // len(mean)), std * (width // len(std)), strict=True))
+    gain, shift = tuple(1 / scale for _, scale in pairs), tuple(-at / scale for at, scale in pairs)
+    if framing is None:
+        return Steps(gain=gain, shift=shift)
+    sides = (framing.height, framing.width)
+    if framing.fit == "stretch":
+        return Steps(size=sides, resample=framing.resample, gain=gain, shift=shift)
+    return Steps(cover=sides, crop=sides, resample=framing.resample, gain=gain, shift=shift)
 
 
 def steps_of(settings: Mapping[str, Any], name: str = "") -> Steps:

@@ -100,6 +100,11 @@ class Pretrained(ModelConfig):
                 return None
             return self._steps(library, place)[0].framing()
 
+    def located(self) -> "Pretrained":
+        """With the folder in full, where it is one."""
+        folder = Path(self.name).expanduser()
+        return dataclasses.replace(self, name=str(folder.resolve())) if folder.is_dir() else self
+
     def untrained(self) -> "Pretrained":
         """The same network with a random start."""
         return dataclasses.replace(self, weights="random")

@@ -1,5 +1,6 @@
 """A model that Unweave trained."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,14 @@ class Trained(ModelConfig):
 
     folder: Path
     "the model's folder"
+
+    def located(self) -> "Trained":
+        """With the folder in full."""
+        return dataclasses.replace(self, folder=self.folder.expanduser().resolve())
+
+    def untrained(self) -> None:
+        """Nothing: only what trained it knows how it started."""
+        return
 
     def build(self, shape: tuple[int, int, int], classes: int, generator: torch.Generator) -> nn.Module:
         """The module with its weights; shape, classes and generator do not matter to it.

@@ -9,9 +9,11 @@ from torch import nn
 from unweave.core.config import from_json
 from unweave.core.errors import InputError
 from unweave.core.hashing import hash_module
-from unweave.datasets.base import DatasetConfig, ImageDataset, Split
+from unweave.datasets.base import DatasetConfig, ImageDataset, Split, images_of
+from unweave.datasets.drawn import drawn
 from unweave.models.base import ModelConfig
 from unweave.models.classifier import load_model
+from unweave.recipes.sources import source_of
 from unweave.store.activations import Activations
 
 
@@ -49,13 +51,24 @@ def captured_images(run: Mapping[str, Any], activations: Activations, data_dir: 
     Raises:
         InputError: the run does not say which they were, or those at hand are others.
     """
+    if not isinstance(run.get("config"), Mapping) and (source := source_of(activations)) is not None:
+        return images_of(source.captured(activations, data_dir))  # a store of its own, not of a run
     wanted = activations.manifest.inputs.get("examples")
     splits: tuple[Split, Split] = ("test", "train")
     for split in splits:
         images = images_of_run(run, split, data_dir)
-        if images.id == wanted:
-            return images
+        for some in (images, _drawn_by(run, images)):
+            if some.id == wanted:
+                return some
     raise InputError("the images are not those that were captured; give their folder with --data-dir")
+
+
+def _drawn_by(run: Mapping[str, Any], images: ImageDataset) -> ImageDataset:
+    """Those of the images that a run drew, where it looks at a part of them (`examples` in its configuration)."""
+    most, seed = run["config"].get("examples"), run.get("seed")
+    if not isinstance(most, int) or not isinstance(seed, int):
+        return images
+    return images_of(drawn(images, most, seed))
 
 
 def captured_model(models: Iterable[Path], activations: Activations) -> tuple[Path, nn.Module]:
@@ -72,4 +85,10 @@ def captured_model(models: Iterable[Path], activations: Activations) -> tuple[Pa
         module = load_model(folder).module
         if hash_module(module) == activations.manifest.inputs.get("model"):
             return folder, module
+    source = source_of(activations)
+    if source is not None:
+        module = source.build(source.dataset()).eval()
+        if hash_module(module) == activations.manifest.inputs.get("model"):
+            return activations.folder, module
+        raise InputError("the model whose activations these are has other weights by now, so it cannot be asked")
     raise InputError("the model whose activations these are is not in the run, so it cannot be asked")

@@ -99,7 +99,8 @@ def open_run(folder: Path, dictionary: str = "sae") -> Asked:
     for store in stores:
         if store.d_in == sae.d_in and sae.hook_name in ("", store.hook_name):
             place, module = captured_model([folders[role] for role, kind in kinds.items() if kind == MODEL], store)
-            channels, height, width = read_manifest(place).details["shape"]
+            shape = read_manifest(place).details.get("shape") or captured_images(run, store).shape
+            channels, height, width = shape
             atlas = _atlas(folders, kinds, sae, store)
             return Asked(module, sae, store, atlas, (channels, height, width), run)
     raise InputError(f"{folder} lacks the held-out activations of {dictionary}")

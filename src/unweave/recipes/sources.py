@@ -1,5 +1,6 @@
 """Where a store's examples and model come from: written beside it, and found again from there."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from unweave.core.config import from_json, to_json
 from unweave.core.errors import InputError, StoreError
 from unweave.core.seeds import torch_generator
 from unweave.datasets.base import Dataset, DatasetConfig, ImageDataset, Split, TextDataset
+from unweave.datasets.streamed import StreamedImages
+from unweave.models.adopted import ReadsText
 from unweave.models.base import ModelConfig
 from unweave.store.activations import Activations
 
@@ -33,7 +36,7 @@ def build_model(model: ModelConfig, data: Dataset, seed: int) -> nn.Module:
         InputError: the data are texts and the model reads none, or it cannot be built.
     """
     generator = torch_generator(seed, "model")
-    if isinstance(data, ImageDataset):
+    if isinstance(data, (ImageDataset, StreamedImages)):
         module = model.build(data.shape, len(data.class_names), generator)
         if callable(getattr(module, "tokenize", None)):
             raise InputError("the data are images, and the model reads texts; choose texts by --data, or another model")
@@ -68,9 +71,11 @@ class Source:
     seed: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; the folder in full, so that it is found from everywhere on this machine."""
-        said: dict[str, Any] = to_json(self)
-        return said | {"data_dir": None if self.data_dir is None else str(self.data_dir.expanduser().resolve())}
+        """Plain values; folders in full, so that they are found from everywhere on this machine."""
+        folder = None if self.data_dir is None else self.data_dir.expanduser().resolve()
+        found = dataclasses.replace(self, data=self.data.located(), model=self.model.located(), data_dir=folder)
+        said: dict[str, Any] = to_json(found)
+        return said
 
     def dataset(self, data_dir: Path | None = None) -> Dataset:
         """The examples.
@@ -82,6 +87,20 @@ class Source:
             InputError: they cannot be read.
         """
         return open_data(self.data, self.model, self.split, data_dir or self.data_dir)
+
+    def captured(self, activations: Activations, data_dir: Path | None = None) -> Dataset:
+        """The examples, once it is certain that they are those of a store.
+
+        Raises:
+            InputError: they cannot be read, or are others by now.
+        """
+        data = self.dataset(data_dir)
+        if data.id != activations.manifest.inputs.get("examples"):
+            raise InputError(
+                f"the examples of {activations.folder} are no longer those that were captured; give theirs by --data "
+                "and --data-dir"
+            )
+        return data
 
     def build(self, data: Dataset) -> nn.Module:
         """The network, for these examples."""
@@ -103,19 +122,12 @@ def source_of(activations: Activations) -> Source | None:
         raise StoreError(f"{error}; give --data and --model instead") from None
 
 
-def captured_dataset(activations: Activations, data_dir: Path | None = None) -> Dataset | None:
-    """The examples that a store was captured of, where its manifest says which they were.
+def reader_of(model: nn.Module) -> ReadsText:
+    """The model itself, where it reads texts.
 
     Raises:
-        InputError: they cannot be read, or are others by now.
+        InputError: it has no tokenizer of its own.
     """
-    source = source_of(activations)
-    if source is None:
-        return None
-    data = source.dataset(data_dir)
-    if data.id != activations.manifest.inputs.get("examples"):
-        raise InputError(
-            f"the examples of {activations.folder} are no longer those that were captured; give theirs by --data "
-            "and --data-dir"
-        )
-    return data
+    if not isinstance(model, ReadsText):
+        raise InputError(f"{type(model).__name__} has no tokenizer of its own (methods `tokenize` and `tokens`)")
+    return model

@@ -1,8 +1,9 @@
 """Many dictionaries of the same rows, and what each bought: explained variance against active latents a row."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,12 +21,15 @@ from unweave.recipes.grid import Variant, variants
 from unweave.recipes.sweep_result import DEAD, EXPLAINED, L0, LIVE, WIDTH, Control, Point, Published, Sweep
 from unweave.store.rows import RowSource, TensorRows
 from unweave.train import Job, Training, train, train_several
+from unweave.train.batches import Streamed
 
 _CHUNK_BYTES = 64 << 20
+_ROWS = 32_768
 _LIVE_SHARE = 1e-3
 _MOST_LEVELS = 16
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 Place = Callable[[str], Path | None]
 
 
@@ -43,15 +47,16 @@ def sweep(
 ) -> Sweep:
     """Train many dictionaries of the same rows side by side, and measure each beside its controls.
 
-    Every dictionary comes out with the bits that `train` alone gives it. What sees the same batches (the same batch
-    size and seed) shares one pass over the rows, and as many train at a time as there are CPU threads.
+    Every dictionary comes out with the bits that `train` alone gives it. What sees the rows in the same order (the same
+    seed, or any seed of a stream) shares one pass over them, and as many train at a time as there are CPU threads.
 
     Args:
-        rows: captured `Activations`, or a tensor [n, d_in].
+        rows: captured `Activations`, a stream (`StreamedRows`), or a tensor [n, d_in].
         dictionaries: what to train, for example `[TopK(d_sae=256, k=k) for k in (4, 8, 16)]`.
         training: how; with several, each dictionary is trained in every one of these ways.
         seeds: each setting is trained once for each.
-        test: held-out rows to judge on; by default the training rows, which flatters everything.
+        test: held-out rows to judge on; by default the training rows, which flatters everything. A stream is gone
+            through once, for all dictionaries and controls.
         published: what others report of dictionaries of such rows, for the figure.
         out: a folder for the dictionaries' artifacts (`sae@NAME`), the table and `sweep.json`. With it, a killed sweep
             goes on where it was, and what is finished is not trained again.
@@ -76,15 +81,56 @@ def sweep(
         return None if out is None else Path(out) / f"sae@{name}"
 
     grid = variants(dictionaries, trainings)
-    trained = train_grid(source, grid, seeds, place, overwrite=overwrite, runtime=runtime)
-    kept = {name: one for name, one in trained.items() if isinstance(one, Dictionary)}
-    numbers = side_by_side("Measuring", "dictionaries", measure, [(one, judged) for one in kept.values()], runtime)
-    points = points_of(grid, seeds, trained, dict(zip(kept, numbers, strict=True)))
-    beside = measure_controls(points, source, judged, place, runtime=runtime)
-    found = Sweep(points, beside, "training rows" if test is None else "held-out rows", kept, published)
+    judged_on = "training rows" if test is None else "held-out rows"
+    found = sweep_grid(
+        source,
+        judged,
+        grid,
+        seeds,
+        place,
+        judged_on=judged_on,
+        published=published,
+        overwrite=overwrite,
+        runtime=runtime,
+    )
     if out is not None:
         found.save(Path(out))
     return found
+
+
+def sweep_grid(
+    rows: RowSource,
+    judged: RowSource,
+    grid: Sequence[Variant],
+    seeds: Sequence[int],
+    place: Place,
+    *,
+    judged_on: str,
+    seed: int = 0,
+    published: Sequence[Published] = (),
+    overwrite: bool = False,
+    runtime: Runtime | None = None,
+) -> Sweep:
+    """Train every variant under every seed, and measure all of them and their controls.
+
+    Where the rows to judge on are a stream, the L0s of the controls are those that the dictionaries have on training
+    rows in memory, so that one pass over the stream is enough for all.
+
+    Raises:
+        InputError: every training failed.
+    """
+    trained = train_grid(rows, grid, seeds, place, overwrite=overwrite, runtime=runtime)
+    kept = {name: one for name, one in trained.items() if isinstance(one, Dictionary)}
+    if isinstance(judged, Streamed):
+        levels = levels_of(points_of(grid, seeds, trained, measure_all(kept, start_of(rows), runtime)))
+        fitted = fit_controls(levels, rows, place, seed=seed, runtime=runtime)
+        numbers = measure_all({**kept, **fitted}, judged, runtime)
+        points = points_of(grid, seeds, trained, numbers)
+        beside = [Control(condition=name, k=k, metrics=numbers[name, k]) for name, k in sorted(fitted)]
+    else:
+        points = points_of(grid, seeds, trained, measure_all(kept, judged, runtime))
+        beside = measure_controls(points, rows, judged, place, seed=seed, runtime=runtime)
+    return Sweep(points, beside, judged_on, kept, published)
 
 
 def _rows(rows: object, name: str) -> RowSource:
@@ -92,7 +138,8 @@ def _rows(rows: object, name: str) -> RowSource:
         return TensorRows(rows, name=name)
     if not isinstance(rows, RowSource):
         raise InputError(
-            f"{name} must be Activations or a tensor [n, d_in], which can be read again; got a {type(rows).__name__}"
+            f"{name} must be Activations, StreamedRows or a tensor [n, d_in], which can be read again; got a "
+            f"{type(rows).__name__}"
         )
     return rows
 
@@ -152,23 +199,58 @@ def points_of(
     return points
 
 
-@torch.no_grad()
-def measure(dictionary: Dictionary, rows: RowSource) -> dict[str, float]:
-    """Explained variance, L0, and how many latents live and are dead; defined as in an atlas."""
-    sums = ReconstructionSums(rows.d_in)
-    fired = torch.zeros(dictionary.d_sae, dtype=torch.int64)
-    for block in rows.blocks(max(1, min(8192, _CHUNK_BYTES // (4 * dictionary.d_sae)))):
-        codes = dictionary.encode(block.to(dictionary.device))
-        sums.add(block, dictionary.decode(codes))
-        fired += (codes != 0).sum(0).cpu()
-    return {
-        EXPLAINED: sums.explained_variance,
-        L0: float(fired.sum()) / rows.n,
-        LIVE: float((fired > _LIVE_SHARE * rows.n).sum()),
-        DEAD: float((fired == 0).sum()),
-        WIDTH: float(dictionary.d_sae),
-        "dictionary/rows": float(rows.n),
-    }
+class _Tally:
+    """What is counted of one dictionary, block after block of rows."""
+
+    def __init__(self, dictionary: Dictionary) -> None:
+        self._dictionary = dictionary
+        self._rows = max(1, min(8192, _CHUNK_BYTES // (4 * dictionary.d_sae)))
+        self._sums = ReconstructionSums(dictionary.d_in)
+        self._fired = torch.zeros(dictionary.d_sae, dtype=torch.int64)
+
+    @torch.no_grad()
+    def add(self, rows: Tensor) -> None:
+        """Take in a block."""
+        for block in rows.split(self._rows):
+            codes = self._dictionary.encode(block.to(self._dictionary.device))
+            self._sums.add(block, self._dictionary.decode(codes))
+            self._fired += (codes != 0).sum(0).cpu()
+
+    def metrics(self) -> dict[str, float]:
+        """Explained variance, L0, and how many latents live and are dead; defined as in an atlas."""
+        n = self._sums.n
+        return {
+            EXPLAINED: self._sums.explained_variance,
+            L0: float(self._fired.sum()) / n,
+            LIVE: float((self._fired > _LIVE_SHARE * n).sum()),
+            DEAD: float((self._fired == 0).sum()),
+            WIDTH: float(self._dictionary.d_sae),
+            "dictionary/rows": float(n),
+        }
+
+
+def measure_all(
+    dictionaries: Mapping[K, Dictionary], rows: RowSource, runtime: Runtime | None = None
+) -> dict[K, dict[str, float]]:
+    """What dictionaries make of rows, from one pass over them: explained variance, L0, live and dead latents.
+
+    Args:
+        dictionaries: by any names.
+        rows: to judge on.
+        runtime: device and the like.
+    """
+    tallies = {name: _Tally(one) for name, one in dictionaries.items()}
+    if tallies:
+        with pool_of(runtime) as pool, progress("Measuring", total=None, unit="rows") as bar:
+            for block in rows.blocks(max(1, min(_ROWS, _CHUNK_BYTES // (4 * rows.d_in)))):
+                list(pool.map(lambda tally, rows=block: tally.add(rows), tallies.values()))
+                bar.advance(len(block))
+    return {name: tally.metrics() for name, tally in tallies.items()}
+
+
+def start_of(rows: RowSource) -> RowSource:
+    """Rows in memory that stand for a stream; of other rows, themselves."""
+    return rows.sample() if isinstance(rows, Streamed) else rows
 
 
 def measure_controls(
@@ -190,34 +272,58 @@ def measure_controls(
         seed: of the random directions.
         runtime: device and the like.
     """
+    fitted = fit_controls(levels_of(points), rows, place, seed=seed, runtime=runtime)
+    numbers = measure_all(fitted, judged, runtime)
+    return [Control(condition=name, k=k, metrics=numbers[name, k]) for name, k in sorted(fitted)]
+
+
+def levels_of(points: Sequence[Point]) -> dict[int, int]:
+    """The rounded L0s of settings, at most 16 of them, and the widest dictionary at each."""
     widths: dict[int, int] = {}
     for setting in Sweep(list(points), [], "").settings:
         if setting.points:
             level = max(1, round(setting.mean(L0)))
             widths[level] = max(widths.get(level, 0), round(setting.mean(WIDTH)))
-    wanted = [(name, k, one) for k in _spread(sorted(widths)) for name, one in controls(widths[k], k).items()]
+    return {level: widths[level] for level in _spread(sorted(widths))}
 
-    def fit(condition: str, k: int, config: DictionaryConfig) -> Control:
-        fitted = train(rows, config, seed=seed, out=place(f"{condition},k={k}"), runtime=runtime)
-        return Control(condition=condition, k=k, metrics=measure(fitted, judged))
 
-    found = side_by_side("Measuring controls", "controls", fit, wanted, runtime)
-    return sorted(found, key=lambda control: (control.condition, control.k))
+def fit_controls(
+    levels: Mapping[int, int],
+    rows: RowSource,
+    place: Place = lambda _: None,
+    *,
+    seed: int = 0,
+    runtime: Runtime | None = None,
+) -> dict[tuple[str, int], Dictionary]:
+    """Every control at every level, by condition and k; of a stream they are fitted to its sample."""
+    wanted = [(name, k, one) for k, width in levels.items() for name, one in controls(width, k).items()]
+
+    def fit(condition: str, k: int, config: DictionaryConfig) -> Dictionary:
+        return train(rows, config, seed=seed, out=place(f"{condition},k={k}"), runtime=runtime)
+
+    made = side_by_side("Fitting controls", "controls", fit, wanted, runtime)
+    return {(name, k): one for (name, k, _), one in zip(wanted, made, strict=True)}
 
 
 def side_by_side(
     label: str, unit: str, work: Callable[..., T], calls: Sequence[tuple[Any, ...]], runtime: Runtime | None = None
 ) -> list[T]:
     """Results of independent calls, in their order: one for each CPU thread at a time, under one progress bar."""
+    with pool_of(runtime) as pool, progress(label, total=len(calls), unit=unit) as bar, silenced():
+        futures = [pool.submit(work, *call) for call in calls]
+        for _ in as_completed(futures):
+            bar.advance()
+        return [future.result() for future in futures]
+
+
+@contextmanager
+def pool_of(runtime: Runtime | None = None) -> Iterator[ThreadPoolExecutor]:
+    """Threads that hold torch to one CPU thread each, as many as there are of those."""
     runtime, before = runtime or Runtime(), torch.get_num_threads()
     threads = (runtime.threads or before) if runtime.torch_device().type == "cpu" else 1
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        with progress(label, total=len(calls), unit=unit) as bar, silenced():
-            futures = [pool.submit(work, *call) for call in calls]
-            for _ in as_completed(futures):
-                bar.advance()
-            return [future.result() for future in futures]
+        yield pool
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)  # for threads that will start later: those of the pool have left a one there

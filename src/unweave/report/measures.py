@@ -75,5 +75,6 @@ CONDITIONS = {
     "neurons": "the layer's own units; each side of a unit's mean is a latent",
     "pca": "principal components of the training rows; each side is a latent",
     "random": "directions drawn evenly from the sphere, never trained",
+    "untrained": "the same dictionary of the same layer of the network with random weights",
     "misaligned": "the dictionary again, its labels dealt out at random",
 }

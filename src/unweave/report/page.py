@@ -64,7 +64,9 @@ def build_report(folder: str | Path) -> Path:
         "main": MAIN,
     }
     told = sections(contents)
-    parts = {**_NOTHING, "sections": told} if told else {"sections": [], **_from_artifacts(contents, place)}
+    parts = {**_NOTHING, "sections": told}
+    if not told or MAIN in contents.atlases:
+        parts |= _from_artifacts(contents, place)
     return _write_page(place, "report.html.j2", {**values, **parts})
 
 

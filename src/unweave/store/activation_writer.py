@@ -15,9 +15,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from unweave.core.errors import InputError
-from unweave.store.activations import DTYPES, MOMENTS, RowBlock, shard_name
+from unweave.store.activations import DTYPES, RowBlock
 from unweave.store.files import save_tensors
 from unweave.store.rows import MomentSums
+from unweave.store.shards import MOMENTS, shard_name
 
 SHARD_BYTES = 256 << 20
 _SUM_ROWS = 4096

@@ -2,12 +2,12 @@
 
 A shard is one safetensors file with `activations` [n, d_in], `example` [n], `position` [n] and, where labels were
 given, `label` [n]: what belongs to a row is written in the same file by the same call. `moments.safetensors` holds the
-exact mean and variance of all rows. Shards are mapped into memory, so a store may be many times larger.
+exact mean and variance of all rows. A store may be many times larger than memory.
 """
 
 import bisect
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,18 +15,18 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from unweave.core.errors import StoreError
+from unweave.core.errors import InputError, StoreError
 from unweave.store.artifact import MANIFEST, Manifest, read_manifest
-from unweave.store.files import load_tensors
 from unweave.store.layout import Layout, from_details
-from unweave.store.rows import Moments, WindowedOrder
+from unweave.store.order import WINDOW_BYTES, WindowedOrder
+from unweave.store.reading import Held, Kept, ShuffledReading, read_ahead
+from unweave.store.remote import RemoteFolder, RemoteShards, as_url
+from unweave.store.rows import Moments
 from unweave.store.scratch import Scratch
+from unweave.store.shards import MOMENTS, LocalShards, Shards
 
 KIND = "activations"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-MOMENTS = "moments.safetensors"
-_BLOCK_BYTES = 1 << 20
-_WINDOW_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -44,51 +44,64 @@ class RowBlock:
         return named if self.label is None else {**named, "label": self.label}
 
 
-def shard_name(index: int) -> str:
-    """File name of a shard."""
-    return f"shard-{index:05d}.safetensors"
-
-
 class Activations:
-    """Captured rows [n, d_in] of one hook point: a `RowSource` over a folder.
+    """Captured rows [n, d_in] of one hook point: a `RowSource` over a folder or a URL.
 
     Args:
-        folder: the store.
-        verify: whether checksums are compared, of stores under 256 MiB; sizes always are.
+        folder: the store; a URL (s3://, gs://, memory://, file://) needs the extra `remote`.
+        verify: whether checksums are compared, of stores under 256 MiB in a folder; sizes always are.
+        window_bytes: stored bytes of the rows that are mixed at a time, where the store is larger: a window is used
+            while the next one is read. The order of the batches depends on it.
 
     Raises:
         StoreError: `folder` holds no whole activation store.
+        InputError: `window_bytes` is too small.
     """
 
-    def __init__(self, folder: str | Path, *, verify: bool = True) -> None:
-        self.folder = Path(folder)
-        self.manifest: Manifest = read_manifest(self.folder, KIND, verify=verify)
+    def __init__(self, folder: str | Path, *, verify: bool = True, window_bytes: int = WINDOW_BYTES) -> None:
+        url = as_url(folder)
+        self.place = url or str(folder)
+        self._folder = None if url else Path(folder)
+        remote = RemoteFolder(url) if url else None
+        self.manifest: Manifest = (
+            remote.manifest(KIND) if remote is not None else read_manifest(Path(folder), KIND, verify=verify)
+        )
         details = self.manifest.details
+        where = f"{self.place}/{MANIFEST}"
         try:
             self._n, self._d_in, self.dtype = int(details["n"]), int(details["d_in"]), str(details["dtype"])
             shards = [int(rows) for rows in details["shards"]]
         except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{self.folder / MANIFEST} does not say what the shards hold: {error}") from None
+            raise StoreError(f"{where} does not say what the shards hold: {error}") from None
         if sum(shards) != self._n or self.dtype not in DTYPES:
-            raise StoreError(f"{self.folder / MANIFEST}: shards of {shards} rows do not make {self._n} of {self.dtype}")
+            raise StoreError(f"{where}: shards of {shards} rows do not make {self._n} of {self.dtype}")
         self._starts = [0, *itertools.accumulate(shards)]
-        self._shards = [self._map(index, rows) for index, rows in enumerate(shards)]
-        self._whole: Tensor | None = None
+        kind = DTYPES[self.dtype]
+        self._shards: Shards = (
+            LocalShards(Path(folder), shards, self._d_in, kind)
+            if remote is None
+            else RemoteShards(remote, self.manifest, shards, self._d_in, kind)
+        )
+        self._order = WindowedOrder.of(self._n, self._d_in * kind.itemsize, window_bytes)
+        self._reading = ShuffledReading(self._order, self._hold, d_in=self._d_in, dtype=kind)
+        self._whole: Held | None = None
         self._scratch: Scratch | None = None
-
-    def _map(self, index: int, rows: int) -> dict[str, Tensor]:
-        path = self.folder / shard_name(index)
-        tensors = load_tensors(path)
-        found = tensors.get("activations")
-        if found is None or tuple(found.shape) != (rows, self._d_in) or found.dtype != DTYPES[self.dtype]:
-            shape = None if found is None else f"{list(found.shape)} {found.dtype}"
-            raise StoreError(f"{path} holds activations {shape}, its manifest says {[rows, self._d_in]} {self.dtype}")
-        return tensors
 
     def keep(self, scratch: Scratch) -> "Activations":
         """Tie a temporary folder's life to this object."""
         self._scratch = scratch
         return self
+
+    @property
+    def folder(self) -> Path:
+        """The store's folder.
+
+        Raises:
+            InputError: it lies at a URL.
+        """
+        if self._folder is None:
+            raise InputError(f"{self.place} is no folder on this machine; copy the store into one")
+        return self._folder
 
     @property
     def n(self) -> int:
@@ -118,19 +131,23 @@ class Activations:
     @property
     def example(self) -> Int64[Tensor, " n"]:
         """Index of the example that each row comes from."""
-        return torch.cat([shard["example"] for shard in self._shards])
+        return self._column("example")
 
     @property
     def position(self) -> Int64[Tensor, " n"]:
         """Place or token of each row inside its example; 0 where a row is a whole example."""
-        return torch.cat([shard["position"] for shard in self._shards])
+        return self._column("position")
 
     @property
     def label(self) -> Int64[Tensor, " n"] | None:
         """Class of each row's example, or None where no labels were captured."""
-        if "label" not in self._shards[0]:
-            return None
-        return torch.cat([shard["label"] for shard in self._shards])
+        return self._shards.column("label")
+
+    def _column(self, name: str) -> Tensor:
+        column = self._shards.column(name)
+        if column is None:
+            raise StoreError(f"{self.place}: its shards have no {name!r}; make the store again")
+        return column
 
     @property
     def class_names(self) -> list[str] | None:
@@ -140,47 +157,54 @@ class Activations:
 
     def moments(self) -> Moments:
         """Mean and variance of all rows, as summed at capture."""
-        stored = load_tensors(self.folder / MOMENTS)
+        stored = self._shards.tensors(MOMENTS)
         return Moments(stored["mean"], float(stored["variance"]))
 
     def rows(self, start: int, stop: int) -> Float[Tensor, "n d_in"]:
-        """Rows [start, stop) in the stored precision; a view of the mapped file where they lie in one shard."""
+        """Rows [start, stop) in the stored precision; in a folder a view of the mapped file where they lie in one."""
         parts = []
         shard = bisect.bisect_right(self._starts, start) - 1
         while start < stop:
             end = min(stop, self._starts[shard + 1])
             offset = self._starts[shard]
-            parts.append(self._shards[shard]["activations"][start - offset : end - offset])
+            parts.append(self._shards.rows(shard, start - offset, end - offset))
             start, shard = end, shard + 1
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def blocks(self, rows: int) -> Iterator[Float[Tensor, "b d_in"]]:
         """All rows in order, float32, at most `rows` at a time."""
-        for start in range(0, self.n, rows):
-            yield self.rows(start, min(start + rows, self.n)).float()
+        yield from self._in_order(rows, 0)
 
     def batches(
         self, batch_size: int, *, seed: int, epoch: int, shuffle: bool = True, skip: int = 0
     ) -> Iterator[Float[Tensor, "b d_in"]]:
         """One epoch of float32 batches, from batch `skip` on; the last may be smaller.
 
-        Shuffled over the whole store (see `unweave.store.rows`), with at most two windows of 1 GiB in memory.
+        Shuffled over the whole store (see `unweave.store.order`), read ahead in the background.
         """
-        if not shuffle:
-            for start in range(skip * batch_size, self.n, batch_size):
-                yield self.rows(start, min(start + batch_size, self.n)).float()
-            return
-        row_bytes = self.d_in * DTYPES[self.dtype].itemsize
-        block = max(1, _BLOCK_BYTES // row_bytes)
-        order = WindowedOrder(self.n, block, max(1, _WINDOW_BYTES // (block * row_bytes)))
-        yield from order.batches(self._read, batch_size, seed=seed, epoch=epoch, skip=skip)
+        if shuffle:
+            yield from self._reading.batches(batch_size, seed=seed, epoch=epoch, skip=skip)
+        else:
+            yield from self._in_order(batch_size, skip * batch_size)
 
-    def _read(self, ranges: list[tuple[int, int]]) -> Tensor:
-        if sum(stop - start for start, stop in ranges) < self.n:
-            return torch.cat([self.rows(start, stop) for start, stop in ranges])
-        if self._whole is None:  # the store fits one window: read once, kept for every epoch
-            self._whole = self.rows(0, self.n).clone()
-        return self._whole
+    def _in_order(self, rows: int, first: int) -> Iterator[Tensor]:
+        ranges = ((start, min(start + rows, self.n)) for start in range(first, self.n, rows))
+        if self._folder is not None:  # the system reads ahead by itself
+            yield from (self.rows(*one).float() for one in ranges)
+        else:
+            yield from (part.float() for part in read_ahead(self.rows, ranges, rows * self._row_bytes))
+
+    @property
+    def _row_bytes(self) -> int:
+        return self._d_in * DTYPES[self.dtype].itemsize
+
+    def _hold(self, ranges: Sequence[tuple[int, int]]) -> Held:
+        """Rows within reach; a store of one window stays there for every epoch."""
+        if self._order.windows > 1:
+            return self._shards.hold(ranges)
+        if self._whole is None:
+            self._whole = self._shards.hold([(0, self.n)])
+        return Kept(self._whole.starts, self._whole.lengths)
 
     def __repr__(self) -> str:
-        return f"Activations({self.hook_name!r}, n={self.n:,}, d_in={self.d_in}, {self.dtype}, {str(self.folder)!r})"
+        return f"Activations({self.hook_name!r}, n={self.n:,}, d_in={self.d_in}, {self.dtype}, {self.place!r})"

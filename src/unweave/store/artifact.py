@@ -97,6 +97,10 @@ class Draft:
         """Say that a file will not change any more, so that its checksum is taken while it is still in memory."""
         self._settled[path] = path.stat().st_mtime_ns, file_entry(path)
 
+    def take(self, path: Path, entry: FileEntry) -> None:
+        """The same of a file whose checksum another process took."""
+        self._settled[path] = path.stat().st_mtime_ns, entry
+
     def files(self) -> dict[str, FileEntry]:
         """Every file there is, on the disk, with its checksum."""
         found = {}
@@ -174,7 +178,7 @@ def writing(folder: Path, identity: Identity, *, overwrite: bool = False) -> Ite
             draft.folder.mkdir()
         with disk_errors(draft.folder / "file"):
             yield draft
-            manifest = _manifest(draft, identity, time.monotonic() - started)
+            manifest = manifest_of(draft, identity, time.monotonic() - started)
             write_json(draft.folder / MANIFEST, to_json(manifest), sealed=True)
         with disk_errors(folder):
             _put_in_place(draft.folder, folder, identity, overwrite=overwrite)
@@ -182,7 +186,8 @@ def writing(folder: Path, identity: Identity, *, overwrite: bool = False) -> Ite
         forget(draft.folder)
 
 
-def _manifest(draft: Draft, identity: Identity, seconds: float) -> Manifest:
+def manifest_of(draft: Draft, identity: Identity, seconds: float) -> Manifest:
+    """What is to be said of a draft that is whole."""
     return Manifest(
         kind=identity.kind,
         id=identity.id,
@@ -263,7 +268,15 @@ def _parse_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise StoreError(f"{folder} is no Unweave artifact: it has no {MANIFEST}")
-    data = _any_json(path)
+    return manifest_from(_any_json(path), path)
+
+
+def manifest_from(data: Any, path: Path | str) -> Manifest:
+    """The manifest that JSON read at `path` is.
+
+    Raises:
+        StoreError: it is none, of a newer schema, or was changed.
+    """
     if isinstance(data, dict) and isinstance(data.get("schema"), int) and data["schema"] > SCHEMA:
         raise StoreError(
             f"{path} has schema {data['schema']}, written by a newer Unweave; this one reads up to {SCHEMA}"
@@ -348,7 +361,7 @@ def _without_seal(data: Any) -> Any:
     return {k: v for k, v in data.items() if k != _CHECKSUM} if isinstance(data, dict) else data
 
 
-def _check_seal(path: Path, data: Any) -> None:
+def _check_seal(path: Path | str, data: Any) -> None:
     """Compare a checksum with what it is of, and take it out."""
     sealed = data.get(_CHECKSUM) if isinstance(data, dict) else None
     if isinstance(sealed, str) and sealed.startswith(_OURS):

@@ -6,7 +6,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-_ROWS_AHEAD = 1
+_ROWS_AHEAD = 2
 _LINE = 64
 
 

@@ -1,23 +1,16 @@
-"""Sources of rows, and the seeded order in which training sees them.
+"""Sources of rows, their moments, and rows in memory."""
 
-The order is made of windows. An epoch permutes blocks of consecutive rows over the whole source, takes as many at a
-time as a window holds, and permutes the rows inside the window. A source that fits one window gets a plain permutation
-of all its rows. The order is a function of seed and epoch alone, so it can be taken up at any batch without reading
-what came before it.
-"""
-
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from unweave.core.errors import InputError
 from unweave.core.hashing import hash_tensor
-from unweave.core.seeds import torch_generator
+from unweave.store.order import WindowedOrder
 
 
 @dataclass(frozen=True)
@@ -99,83 +92,6 @@ class RowSource(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class WindowedOrder:
-    """The seeded order of one source; see the module's text."""
-
-    n: int
-    block: int
-    blocks_per_window: int
-
-    @property
-    def windows(self) -> int:
-        """Number of windows in an epoch."""
-        return -(-self._blocks // self.blocks_per_window)
-
-    @property
-    def _blocks(self) -> int:
-        return -(-self.n // self.block)
-
-    def window_blocks(self, *, seed: int, epoch: int) -> list[Int64[Tensor, " blocks"]]:
-        """The blocks of each window of an epoch; one window alone takes them in order."""
-        if self.windows == 1:
-            return [torch.arange(self._blocks)]
-        order = torch.randperm(self._blocks, generator=torch_generator(seed, "blocks", epoch))
-        return list(order.tensor_split(self.windows))  # of one size, so that none is too small to mix its rows
-
-    def rows_of(self, blocks: Int64[Tensor, " blocks"]) -> int:
-        """Number of rows in a window."""
-        last_is_here = bool((blocks == self._blocks - 1).any())
-        return len(blocks) * self.block - (self._blocks * self.block - self.n if last_is_here else 0)
-
-    def batches(
-        self,
-        read: Callable[[list[tuple[int, int]]], Float[Tensor, "rows d_in"]],
-        batch_size: int,
-        *,
-        seed: int,
-        epoch: int,
-        skip: int = 0,
-    ) -> Iterator[Float[Tensor, "b d_in"]]:
-        """One epoch of shuffled batches.
-
-        Args:
-            read: gives the rows of a list of [start, stop) ranges; called in a background thread, one window ahead.
-            batch_size: rows a batch; the last batch of the epoch may be smaller.
-            seed: with `epoch`, decides the order.
-            epoch: number of the epoch.
-            skip: batches to leave out at the start, without reading windows that lie wholly in them.
-        """
-        windows = self.window_blocks(seed=seed, epoch=epoch)
-        to_skip = skip * batch_size
-        first = 0
-        while first < len(windows) and to_skip >= self.rows_of(windows[first]):
-            to_skip -= self.rows_of(windows[first])
-            first += 1
-        carried: list[Tensor] = []
-        with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
-            ahead = reader.submit(read, self._ranges(windows[first])) if first < len(windows) else None
-            for index in range(first, len(windows)):
-                assert ahead is not None
-                rows = ahead.result()
-                if index + 1 < len(windows):
-                    ahead = reader.submit(read, self._ranges(windows[index + 1]))
-                order = torch.randperm(len(rows), generator=torch_generator(seed, "rows", epoch, index))[to_skip:]
-                to_skip = 0
-                while len(order):
-                    take = batch_size - sum(len(part) for part in carried)
-                    carried.append(rows[order[:take]].float())
-                    order = order[take:]
-                    if sum(len(part) for part in carried) == batch_size:
-                        yield torch.cat(carried) if len(carried) > 1 else carried[0]
-                        carried = []
-        if carried:
-            yield torch.cat(carried) if len(carried) > 1 else carried[0]
-
-    def _ranges(self, blocks: Int64[Tensor, " blocks"]) -> list[tuple[int, int]]:
-        return [(b * self.block, min((b + 1) * self.block, self.n)) for b in blocks.tolist()]
-
-
 class TensorRows:
     """A tensor [n, d_in] as a source of rows.
 
@@ -230,4 +146,7 @@ class TensorRows:
             for start in range(skip * batch_size, self.n, batch_size):
                 yield self._rows[start : start + batch_size].float()
             return
-        yield from self._order.batches(lambda _: self._rows, batch_size, seed=seed, epoch=epoch, skip=skip)
+        order = self._order.permutation(0, self.n, seed=seed, epoch=epoch)[skip * batch_size :]
+        for places in order.split(batch_size):
+            if len(places):
+                yield self._rows[places].float()

@@ -1,8 +1,8 @@
 """Writing one activation store by several processes: each writes parts, and shards are put together of them.
 
 A part is a run of batches of one process. Which batches make a shard follows from their sizes alone, so the shards are
-those that one process would write. The first shards are cut into small parts, so that a small store keeps everyone
-busy; after them a part is a shard wherever batches are of one size, and is only renamed.
+those that one process would write. Parts are small at first, so that a small store keeps everyone busy, and grow; from
+then on a part is a shard wherever batches are of one size, and is only renamed.
 """
 
 import itertools
@@ -15,17 +15,18 @@ import torch
 from unweave.core.distributed import Ranks
 from unweave.core.errors import InputError
 from unweave.store.activation_writer import ShardSums, details, joined, save_moments, shard_rows
-from unweave.store.activations import RowBlock, shard_name
+from unweave.store.activations import RowBlock
 from unweave.store.artifact import Draft, FileEntry, file_entry
 from unweave.store.files import load_tensors, save_tensors
+from unweave.store.shards import shard_name
 
 PARTS = "parts"
-_SHARDS_CUT = 4  # a rank: so many are cut into parts, each into as many
+_PARTS_OF_ONE_SIZE = 4  # a rank
 
 
 @dataclass(frozen=True)
 class Dealing:
-    """Which rank computes which batch.
+    """Which rank computes which batch: parts go round, and grow from one batch to a whole shard.
 
     Attributes:
         batches: how many make a shard, by the first of them.
@@ -37,12 +38,16 @@ class Dealing:
 
     def part(self, number: int) -> int:
         """Number of the part that a batch belongs to."""
-        cut = _SHARDS_CUT * self.size
-        small = max(1, self.batches // cut)
-        before = cut * self.batches
-        if number < before:
-            return number // small
-        return -(-before // small) + (number - before) // self.batches
+        of_one_size = _PARTS_OF_ONE_SIZE * self.size
+        last = (self.batches - 1).bit_length()  # doublings until a part is a shard
+        level = (number // of_one_size + 1).bit_length() - 1
+        if level < last:
+            return of_one_size * level + (number - of_one_size * (2**level - 1)) // 2**level
+        grown = of_one_size * (2**last - 1)
+        shards_from = -(-grown // self.batches) * self.batches
+        if number < shards_from:
+            return of_one_size * last
+        return of_one_size * last + (shards_from > grown) + (number - shards_from) // self.batches
 
     def owner(self, number: int) -> int:
         """The rank that computes a batch."""
@@ -70,7 +75,13 @@ class SharedWriter:
     """
 
     def __init__(
-        self, folder: Path, ranks: Ranks, *, dtype: str, shard_bytes: int, finished: Callable[[Path], None] | None = None
+        self,
+        folder: Path,
+        ranks: Ranks,
+        *,
+        dtype: str,
+        shard_bytes: int,
+        finished: Callable[[Path], None] | None = None,
     ) -> None:
         self.folder, self._ranks = folder, ranks
         self._dtype, self._shard_bytes, self._finished = dtype, shard_bytes, finished

@@ -1,16 +1,17 @@
 """Ratings in a database: SQLite in the study's folder, or any other that SQLAlchemy knows by URL."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.orm import sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 
-from unweave.core.errors import InputError
+from unweave.core.errors import InputError, StoreError
 from unweave.core.optional import needs
 from unweave.study.ratings import HIGHEST, LOWEST, Rating, Unsealing
 from unweave.study.tables import Base, Event, Opening
@@ -52,8 +53,31 @@ class Database:
             self._engine = _engine(parsed)
             Base.metadata.create_all(self._engine)
         except SQLAlchemyError as error:
-            raise InputError(f"the database {self.shown} cannot be used: {_first_line(error)}") from None
-        self._session = sessionmaker(self._engine)
+            raise self._unusable(error) from None
+        self._sessions = sessionmaker(
+            self._engine, expire_on_commit=False
+        )  # rows are read after their session has ended
+
+    def _unusable(self, error: SQLAlchemyError) -> StoreError:
+        return StoreError(
+            f"the database {self.shown} cannot be used: {_first_line(error)}; see to its disk or server, start again "
+            "(what was stored is kept)"
+        )
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        """What happens inside is stored when the block ends, or not at all.
+
+        Raises:
+            StoreError: the database cannot be reached, is damaged, or has no room.
+        """
+        try:
+            with self._sessions.begin() as session:
+                yield session
+        except IntegrityError:
+            raise
+        except SQLAlchemyError as error:
+            raise self._unusable(error) from None
 
     def rate(
         self,
@@ -116,7 +140,7 @@ class Database:
 
     def _added(self, row: Event) -> bool:
         try:
-            with self._session.begin() as session:
+            with self._session() as session:
                 session.add(row)
         except IntegrityError:
             return False
@@ -158,7 +182,7 @@ class Database:
 
     def record(self, unsealing: Unsealing) -> None:
         """Note for good that the key was opened."""
-        with self._session.begin() as session:
+        with self._session() as session:
             session.add(
                 Opening(
                     study=self.study,

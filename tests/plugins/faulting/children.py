@@ -101,12 +101,13 @@ class Nursery:
 def _serve(address: str, prepare: Work, given: tuple[Any, ...]) -> None:
     """What the nursery does: fork for everyone who connects, until its input ends."""
     import torch
+
     from unweave.core.progress import silenced
 
     torch.set_num_threads(1)
     with silenced(), Listener(address, backlog=64) as listener:
         prepare(*given)
-        print(_READY, flush=True)  # noqa: T201 - this is how it says so
+        print(_READY, flush=True)
         sockets = {listener._listener._socket: True, sys.stdin: False}  # type: ignore[attr-defined]
         while all(sockets[one] for one in wait(list(sockets))):
             pipe = listener.accept()
@@ -155,6 +156,6 @@ def _no_error_leaves() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    from faulting.children import _serve as serve  # noqa: PLW0406 - by the name under which others pickle it
+    from faulting.children import _serve as serve
 
     serve(sys.argv[1], *pickle.loads(bytes.fromhex(sys.argv[2])))

@@ -34,6 +34,9 @@ class DiskFull:
     def __init__(self, room: int | None) -> None:
         self._room = room
 
+    def __repr__(self) -> str:
+        return f"DiskFull({self._room})"
+
     def __call__(self, event: str) -> None:
         """Fill the disk, and refuse what asked for room."""
         limit = self._room or 0
@@ -95,4 +98,4 @@ class Moments:
             self._fault(event)
 
     def _below(self, path: Any) -> bool:
-        return os.path.abspath(os.fsdecode(path)).startswith(self._folder)
+        return str(Path(os.fsdecode(path)).absolute()).startswith(self._folder)

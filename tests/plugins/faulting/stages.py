@@ -1,5 +1,6 @@
 """Every stage on small inputs, as functions of a folder of inputs and a folder that they leave something in."""
 
+import resource
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.csv  # noqa: F401 - loaded before processes are forked
 import torch
-import unweave.report
 from torch import Tensor, nn
 
+import unweave.report
 from unweave.analyze import Analysis, Atlas, analyze
 from unweave.analyze.maps import write_map
 from unweave.capture import capture
@@ -137,6 +138,20 @@ def _save(inputs: Path, out: Path) -> None:
 
 
 def _run(_: Path, out: Path) -> None:
+    _carry_out(out, 1.0)
+
+
+def other_run(_: Path, out: Path) -> None:
+    """Another run in the folder of the stage `run`."""
+    _carry_out(out, 2.0)
+
+
+def other_training(inputs: Path, out: Path) -> None:
+    """Another dictionary in the place of the stage `train`."""
+    train(Activations(inputs / "rows"), TopK(d_sae=24, k=3), BRIEF, seed=2, out=out / "sae", runtime=ALWAYS)
+
+
+def _carry_out(out: Path, setting: float) -> None:
     def work(run: Run) -> None:
         rows = capture(network(), images(), at="2", out=run.place("rows"), batch_size=120)
         sae = train(rows, TopK(d_sae=16, k=2), BRIEF, out=run.place("sae"), runtime=ALWAYS)
@@ -145,7 +160,7 @@ def _run(_: Path, out: Path) -> None:
         run.show("losses", dictionary_curves(sae.history), "the loss")
         run.findings.append("A finding.")
 
-    carry_out(Run(out / "run", 0), {"recipe": "a test's", "config": {"a": 1.0}, "seed": 0}, work)
+    carry_out(Run(out / "run", 0), {"recipe": "a test's", "config": {"a": setting}, "seed": 0}, work)
     unweave.report.build_report(out / "run")
 
 
@@ -160,12 +175,20 @@ def rate(inputs: Path, out: Path) -> None:
     study = Study(out / "study")
     for rater in study.plan.raters:
         for number, showing in enumerate(study.order(rater)):
-            done = study.database.done(rater)
-            if number not in done.values:
+            if number not in study.database.done(rater).values:
                 value = 1 + (number + len(rater)) % 7
                 study.database.rate(rater, number, 0, item=showing.item, repeat=showing.repeat, value=value, at=1.0)
     assert len(study.ratings()) == study.plan.planned
     study.database.close()
+
+
+def rate_in_little_room(inputs: Path, out: Path, room: int) -> None:
+    """Rate on a disk that has room for so many bytes more in any file."""
+    _study(inputs, out)
+    Study(out / "study").ratings()
+    size = max(path.stat().st_size for path in (out / "study").glob("ratings.sqlite*"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + room, resource.RLIM_INFINITY))
+    rate(inputs, out)
 
 
 STAGES: Mapping[str, Callable[[Path, Path], None]] = {
@@ -187,6 +210,8 @@ STAGES: Mapping[str, Callable[[Path, Path], None]] = {
     "rate": rate,
 }
 SLOW = {"recipe": _recipe}
+WHOLE = ("capture", "model", "train", "fit", "analyze", "map", "compare", "steer", "study", "save")
+"stages that leave one artifact"
 
 
 def warm_up(inputs: Path, references: Path, names: tuple[str, ...]) -> None:

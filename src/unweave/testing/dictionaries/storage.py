@@ -1,13 +1,15 @@
-"""Checks of what is kept: all of a dictionary is in its state, and a saved one comes back."""
+"""Checks of what is kept: all of a dictionary is in its state, a saved one comes back, and others can read it."""
 
 import copy
 import tempfile
 from pathlib import Path
 
 from unweave.dictionaries.base import load
-from unweave.testing.dictionaries.compare import expect_same_bits, expect_same_state
+from unweave.formats.places import export
+from unweave.formats.places import load as load_any
+from unweave.testing.dictionaries.compare import expect_close, expect_same_bits, expect_same_state
 from unweave.testing.dictionaries.subject import Subject
-from unweave.testing.report import expect
+from unweave.testing.report import expect, not_claimed
 
 _KEPT = {".safetensors", ".parquet", ".json"}
 
@@ -45,3 +47,17 @@ def check_saving(subject: Subject) -> None:
     expect_same_state(found, expected, "read back")
     expect_same_bits(found.encode(rows), expected.encode(rows), "codes after reading back")
     expect_same_bits(found(rows), expected(rows), "reconstructions after reading back")
+
+
+def check_exchange(subject: Subject) -> None:
+    """What `saelens` says it computes is what it computes: read back from SAELens' files, codes are the same.
+
+    A kind that inherits `saelens` and changes what it computes has to change that too, or return None.
+    """
+    trained, rows = subject.trained.to_inference(), subject.held_out
+    if trained.saelens() is None:
+        not_claimed("SAELens has no word for it")
+    with tempfile.TemporaryDirectory() as folder:
+        found = load_any(export(trained, Path(folder) / "saelens"), format="saelens")
+    expect_close(found.encode(rows), trained.encode(rows), "codes in SAELens' words")
+    expect_close(found(rows), trained(rows), "reconstructions in SAELens' words")

@@ -10,7 +10,7 @@ from unweave.testing.dictionaries.gradients import check_gradients, check_loss
 from unweave.testing.dictionaries.inference import check_batch_independence, check_inference, check_rescale
 from unweave.testing.dictionaries.learning import check_planted, check_seeds, check_sparsity
 from unweave.testing.dictionaries.sparse_step import check_sparse_step
-from unweave.testing.dictionaries.storage import check_saving, check_state
+from unweave.testing.dictionaries.storage import check_exchange, check_saving, check_state
 from unweave.testing.dictionaries.subject import Subject
 from unweave.testing.dictionaries.surface import (
     check_codes,
@@ -37,6 +37,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_rescale,
     check_state,
     check_saving,
+    check_exchange,
     check_seeds,
     check_planted,
     check_sparsity,

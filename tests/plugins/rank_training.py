@@ -1,4 +1,4 @@
-"""What the training tests run, alone in the test's process and again as several: `python cases.py FOLDER STEPS`."""
+"""What the training tests run, alone and as several processes: `python rank_training.py FOLDER`."""
 
 import dataclasses
 import sys
@@ -22,12 +22,14 @@ def rows() -> torch.Tensor:
     """Sparse sums of planted directions; the last batch of an epoch has one row, fewer than there are processes."""
     generator = torch.Generator().manual_seed(7)
     planted = torch.nn.functional.normalize(torch.randn(24, 12, generator=generator), dim=1)
-    codes = torch.rand(3 * BATCH + 1, 24, generator=generator) * (torch.rand(3 * BATCH + 1, 24, generator=generator) < 0.15)
+    codes = torch.rand(3 * BATCH + 1, 24, generator=generator) * (
+        torch.rand(3 * BATCH + 1, 24, generator=generator) < 0.15
+    )
     return codes @ planted + 0.01 * torch.randn(3 * BATCH + 1, 12, generator=generator)
 
 
 def cases() -> dict[str, tuple[DictionaryConfig, str]]:
-    """Name → configuration and engine: every registered kind, those with a sparse step by both engines, and variants."""
+    """Name → configuration and engine: every registered kind, by both engines where it has two, and variants."""
     found: dict[str, tuple[DictionaryConfig, str]] = {}
     for kind, member in DictionaryConfig.registry.members().items():
         wanted = {name: value for name, value in {"d_sae": 32, "k": 3}.items() if name in member.__dataclass_fields__}

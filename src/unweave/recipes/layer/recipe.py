@@ -1,0 +1,106 @@
+"""One layer of any network, taken apart: dictionary, patches or tokens, what the model loses, what moving does."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from unweave.analyze import Atlas, analyze
+from unweave.analyze.stage import label_metrics_when_shuffled
+from unweave.capture import capture
+from unweave.datasets.base import Dataset, ImageDataset, TextDataset
+from unweave.dictionaries.base import Dictionary, DictionaryConfig
+from unweave.models.adopted import ReadsText
+from unweave.recipes.base import Run, recipe
+from unweave.recipes.classifier import controls
+from unweave.recipes.layer.study import LayerStudy, Subject, open_subject, sized
+from unweave.recipes.layer.telling import Layer, tell_findings, tell_moves, tell_places, tell_splice, tell_subject
+from unweave.recipes.sources import Source
+from unweave.store.activations import Activations
+from unweave.train import train
+
+DEFAULT = LayerStudy()
+_BATCH = 128
+
+
+@recipe("layer", default=DEFAULT)
+def layer(config: LayerStudy, run: Run) -> None:
+    """What does one layer of your own network see in your own data, where in it, and what hangs on it?"""
+    subject = open_subject(config, run)
+    train_rows, test_rows = (_captured(config, subject.module, subject, split, run) for split in ("train", "test"))
+    tell_subject(subject, train_rows, run)
+    size = sized(config, train_rows.n, train_rows.d_in)
+    judge = _Judge(config, subject, run)
+    sae, atlas = judge.trained(size, train_rows, test_rows, "")
+    k = max(1, round(atlas.metrics["dictionary/l0"]))
+    beside = {
+        name: judge.trained(control, train_rows, test_rows, name)[0] for name, control in controls(sae.d_sae, k).items()
+    }
+    if subject.untrained is not None:
+        rows = [_captured(config, subject.untrained, subject, split, run, "untrained") for split in ("train", "test")]
+        judge.trained(size, rows[0], rows[1], "untrained")
+    if subject.labelled:
+        run.record(label_metrics_when_shuffled(atlas, test_rows, seed=run.seed), condition="misaligned")
+    found = Layer(config, subject, test_rows, sae, atlas, beside)
+    tell_places(found, run)
+    tell_splice(found, run)
+    tell_moves(found, run)
+    tell_findings(found, run)
+
+
+def _captured(
+    config: LayerStudy, module: nn.Module, subject: Subject, split: str, run: Run, of: str = ""
+) -> Activations:
+    data: Dataset = subject.train if split == "train" else subject.test
+    plain = isinstance(data, TextDataset) or config.rows not in ("position", "pool")
+    source = Source(data=config.data, split=split, data_dir=run.data_dir, model=config.model, seed=run.seed)  # type: ignore[arg-type]
+    return capture(
+        module,
+        data,
+        at=config.at,
+        rows=config.rows,
+        side=config.side,
+        prefix="keep" if plain else config.prefix,
+        class_names=data.class_names if subject.labelled else None,
+        batch_size=_BATCH,
+        out=run.place(f"activations@{f'{of},' if of else ''}{split}"),
+        **({"source": source.as_json()} if not of and not config.taught else {}),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Judge:
+    """Trains a dictionary and looks at it on held-out rows."""
+
+    config: LayerStudy
+    subject: Subject
+    run: Run
+
+    def trained(
+        self, sae: DictionaryConfig, train_rows: Activations, test_rows: Activations, condition: str
+    ) -> tuple[Dictionary, Atlas]:
+        """The dictionary and its atlas; its numbers are recorded under the condition."""
+        run, suffix = self.run, f"@{condition}" if condition else ""
+        made = train(
+            train_rows, sae, self.config.training, seed=run.seed, out=run.place(f"sae{suffix}"), runtime=run.runtime
+        )
+        test, module = self.subject.test, self.subject.module
+        atlas = analyze(
+            made,
+            test_rows,
+            images=test if isinstance(test, ImageDataset) else None,
+            tokens=module.tokens(list(test.texts)) if self._has_tokens(test, test_rows) else None,
+            analysis=self.config.analysis,
+            seed=run.seed,
+            out=run.place(f"atlas{suffix}"),
+        )
+        run.record(atlas.metrics, condition=condition)
+        return made, atlas
+
+    def _has_tokens(self, test: Dataset, rows: Activations) -> bool:
+        layout = rows.layout
+        return (
+            isinstance(test, TextDataset)
+            and isinstance(self.subject.module, ReadsText)
+            and layout is not None
+            and layout.kind == "tokens"
+        )

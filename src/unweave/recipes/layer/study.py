@@ -1,0 +1,191 @@
+"""What is asked of a layer, and what it is asked of: the network, its examples, and what its answers are."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from unweave.analyze import Analysis
+from unweave.core.errors import InputError
+from unweave.datasets.base import Dataset, DatasetConfig, ImageDataset, TextDataset
+from unweave.datasets.digits import Digits
+from unweave.datasets.drawn import drawn
+from unweave.dictionaries.base import DictionaryConfig
+from unweave.dictionaries.batch_topk import BatchTopK
+from unweave.models.base import ModelConfig
+from unweave.models.classifier import train_classifier
+from unweave.models.cnn import CNN
+from unweave.models.fitting import Fit
+from unweave.models.hooks import Side, resolve
+from unweave.models.places import Prefix
+from unweave.models.rest import answers_of
+from unweave.models.rows import RowMeaning
+from unweave.recipes.base import Run
+from unweave.recipes.sources import build_model, open_data
+from unweave.steer.examples import Examples
+from unweave.train import Training
+
+_ROWS_A_LATENT = 32
+_MOST_LATENTS = 16_384
+_ARCHITECTURES = ("mlp", "cnn", "one-layer", "resnet18", "linear")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerStudy:
+    """A layer of a network, and the data that it is looked at with."""
+
+    data: DatasetConfig = field(default_factory=Digits)
+    "the images or texts"
+    model: ModelConfig = field(default_factory=lambda: CNN(mean=0.3, std=0.38))
+    "the network; one of your own: --model pretrained, custom, trained"
+    fit: Fit = field(default_factory=lambda: Fit(epochs=25, batch_size=32))
+    "how the network is trained, where it is one that Unweave trains"
+    teach: Literal["auto", "yes", "no"] = "auto"
+    "train the network first; auto: where it is an architecture without weights"
+    at: str = "relu2"
+    "the layer: dotted name of the module"
+    rows: RowMeaning = "position"
+    "what a row is: position (each place or token), pool, flatten, cls"
+    side: Side = "output"
+    "what the module gives, or what it is given"
+    prefix: Prefix = "drop"
+    "whether tokens before those of an image's patches (class token, registers) give rows: keep or drop"
+    examples: int = 5000
+    "examples of each split that are looked at, drawn at random where there are more"
+    sae: DictionaryConfig = field(default_factory=BatchTopK)
+    "the dictionary"
+    sizes: Literal["chosen", "given"] = "chosen"
+    "latents, and how many are active: chosen by the number and width of the rows, or as the dictionary says"
+    training: Training = field(default_factory=lambda: Training(steps=3000, batch_size=1024))
+    "how the dictionary is trained"
+    analysis: Analysis = field(default_factory=Analysis)
+    "what is found out about each latent"
+    moved: int = 4
+    "latents that are moved, for dose-response curves"
+    moved_examples: int = 200
+    "held-out examples on which the reconstruction is put in and latents are moved"
+
+    def __post_init__(self) -> None:
+        for name, least in (("examples", 2), ("moved", 0), ("moved_examples", 2)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+    @property
+    def taught(self) -> bool:
+        """Whether the network is trained first."""
+        return self.teach == "yes" or (self.teach == "auto" and self.model.kind in _ARCHITECTURES)
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A network with the examples that it is looked at with.
+
+    Attributes:
+        module: the network.
+        untrained: the same network with a random start; None where it cannot be had.
+        train: examples that the dictionary learns from.
+        test: held-out ones.
+        names: of the classes that its answers are logits of; None where its answers are something else.
+        judged: whether the data's classes are those, so that answers can be right or wrong.
+        accuracy: on held-out examples, where it was trained here.
+    """
+
+    module: nn.Module
+    untrained: nn.Module | None
+    train: Dataset
+    test: Dataset
+    names: list[str] | None
+    judged: bool
+    accuracy: float | None
+
+    @property
+    def texts(self) -> bool:
+        """Whether it reads texts."""
+        return isinstance(self.test, TextDataset)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the examples have classes to tell apart."""
+        return len(torch.unique(self.test.labels)) > 1
+
+
+def open_subject(config: LayerStudy, run: Run) -> Subject:
+    """Read the data, and build the network, or train it where it is one that Unweave trains.
+
+    Raises:
+        InputError: either cannot be had, or the network has no such layer.
+    """
+    whole = [open_data(config.data, config.model, split, run.data_dir) for split in ("train", "test")]  # type: ignore[arg-type]
+    module = build_model(config.model, whole[0], run.seed)
+    resolve(module, config.at)  # a wrong name costs seconds here, and a whole training later
+    accuracy = None
+    if config.taught:
+        train, test = whole
+        if not isinstance(train, ImageDataset) or not isinstance(test, ImageDataset):
+            raise InputError(f"the model {config.model.kind} is trained on images; choose images by --data")
+        trained = train_classifier(
+            config.model, config.fit, train, test, seed=run.seed, out=run.place("model"), runtime=run.runtime
+        )
+        module, accuracy = trained.module, trained.test_accuracy
+        run.record({"model/test_accuracy": accuracy})
+    beside = config.model.untrained()
+    untrained = None if beside is None else _untrained(beside, config, whole[0], run)
+    some = [drawn(one, config.examples, run.seed) for one in whole]
+    device = run.runtime.torch_device()
+    module = module.to(device).eval()
+    names = _class_names(module, some[1], taught=config.taught)
+    judged = names is not None and names == list(some[1].class_names)
+    return Subject(module, untrained, some[0], some[1], names, judged, accuracy)
+
+
+def _untrained(beside: ModelConfig, config: LayerStudy, data: Dataset, run: Run) -> nn.Module | None:
+    """The same network with a random start: another draw than the one that training began with."""
+    if beside == config.model and not config.taught:
+        return None  # it is untrained as it is, or nobody knows
+    module = build_model(beside, data, run.seed + 1)
+    return module.to(run.runtime.torch_device()).eval()
+
+
+@torch.no_grad()
+def _class_names(module: nn.Module, data: Dataset, *, taught: bool) -> list[str] | None:
+    """Names of the classes that the network answers with; None where its answers are no choice between classes.
+
+    A network that knows says so (`class_names`). Of any other, answers are taken for logits of the data's classes where
+    there are as many of them.
+    """
+    if taught:
+        return list(data.class_names)
+    device = next((one.device for one in module.parameters()), torch.device("cpu"))
+    first = next(Examples(data, None, None, module).batches(2)).to(device)
+    answers = answers_of(module(first))
+    if answers.ndim != 2:
+        raise InputError(
+            f"the network answers each example with {list(answers.shape[1:])}; it needs one vector for each: wrap "
+            "it in a module that gives logits or an embedding"
+        )
+    if hasattr(module, "class_names"):
+        said: Any = module.class_names
+        return list(said) if said is not None and len(said) == answers.shape[1] else None
+    return list(data.class_names) if answers.shape[1] == len(data.class_names) > 1 else None
+
+
+def sized(config: LayerStudy, rows: int, width: int) -> DictionaryConfig:
+    """The dictionary with sizes that suit the rows.
+
+    Eight times as many latents as the rows are wide, but so that 32 rows come to each; of them an eighth of the width
+    active, from 4 to 64. Powers of two.
+    """
+    fields = {one.name for one in dataclasses.fields(config.sae)}
+    if config.sizes == "given":
+        return config.sae
+    most = max(16, min(8 * width, rows // _ROWS_A_LATENT, _MOST_LATENTS))
+    chosen = {"d_sae": 2 ** int(math.log2(most)), "k": 2 ** round(math.log2(min(max(width / 8, 4), 64)))}
+    return dataclasses.replace(config.sae, **{name: value for name, value in chosen.items() if name in fields})
+
+
+def few(subject: Subject, config: LayerStudy, seed: int) -> Dataset:
+    """The held-out examples on which latents are moved."""
+    return drawn(subject.test, config.moved_examples, seed + 1)

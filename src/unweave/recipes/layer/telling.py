@@ -1,0 +1,272 @@
+"""What the page of a layer tells: the rows, where latents fire, what the model keeps, what moving does, in words."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from unweave.analyze import Atlas
+from unweave.core.errors import InputError
+from unweave.core.seeds import numpy_generator
+from unweave.dictionaries.base import Dictionary
+from unweave.figures.kept import kept_figure
+from unweave.metrics.localisation import dealt_again, localisation
+from unweave.recipes.base import Run
+from unweave.recipes.classifier import findings
+from unweave.recipes.layer.study import LayerStudy, Subject, few
+from unweave.steer import dose_response
+from unweave.steer.fidelity import Fidelity, fidelity
+from unweave.store.activations import Activations
+
+_MOST_MAPPED = 200
+_CALLED = {"neurons": "raw neurons", "pca": "PCA", "random": "random directions", "untrained": "the untrained network"}
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """What the stages left.
+
+    Attributes:
+        config: what was asked.
+        subject: of which network.
+        rows: the held-out ones.
+        sae: the dictionary.
+        atlas: of it on these rows.
+        beside: the controls on the same rows, by name.
+    """
+
+    config: LayerStudy
+    subject: Subject
+    rows: Activations
+    sae: Dictionary
+    atlas: Atlas
+    beside: Mapping[str, Dictionary]
+
+    @property
+    def live(self) -> np.ndarray:
+        """Latents that fire often enough to be judged."""
+        return np.flatnonzero(np.isin(self.atlas.latents["status"].to_pylist(), ["live", "dense"]))
+
+    def best(self, most: int) -> list[int]:
+        """Live latents that tell most of the class; where there are no classes, with the largest values."""
+        measure = "mutual_information" if self.subject.labelled else "max"
+        order = np.argsort(-self.atlas.column(measure)[self.live], kind="stable")
+        return [int(latent) for latent in self.live[order][:most]]
+
+
+def tell_subject(subject: Subject, rows: Activations, run: Run) -> None:
+    """What was taken apart."""
+    layout = rows.layout
+    run.record({"layer/rows_train": float(rows.n), "layer/width": float(rows.d_in)})
+    what = "texts" if subject.texts else "images"
+    meaning = f"{rows.n / max(len(subject.train), 1):.4g} rows an example"
+    if layout is not None and layout.kind == "grid":
+        meaning = f"a grid of {layout.height} × {layout.width} places"
+        if layout.prefix:
+            left = "left out" if layout.prefix_dropped else "kept as rows"
+            meaning += f" after {layout.prefix} other token{'s' if layout.prefix > 1 else ''} ({left})"
+        if layout.area != (0.0, 0.0, 1.0, 1.0):
+            top, left_side, bottom, right = layout.area
+            meaning += (
+                f", over the part of the image from {100 * top:.0f} to {100 * bottom:.0f} % of its height and "
+                f"{100 * left_side:.0f} to {100 * right:.0f} % of its width"
+            )
+    answers = "answers that are no choice between classes" if subject.names is None else f"{len(subject.names)} classes"
+    facts = [
+        ("network", type(subject.module).__name__ + f", {answers}"),
+        ("layer", f"{rows.hook_name}, rows of width {rows.d_in}"),
+        ("rows", meaning),
+        ("examples", f"{len(subject.train):,} {what} to learn from, {len(subject.test):,} held out"),
+    ]
+    run.section(
+        "What is looked at", "The dictionary is judged on rows that it did not learn from."
+    )
+    run.table(["", ""], [list(fact) for fact in facts])
+
+
+def tell_places(found: Layer, run: Run) -> None:
+    """Whether what a latent fires on lies in one place, beside its values dealt out again."""
+    layout, atlas = found.atlas.layout, found.atlas
+    if layout is None or layout.kind != "grid" or min(layout.height, layout.width) < 2 or not len(found.live):
+        return
+    chosen = numpy_generator(run.seed, "latents with maps").permutation(found.live)[:_MOST_MAPPED]
+    maps = []
+    for latent in np.sort(chosen).tolist():
+        heat = np.nan_to_num(atlas.places_of(latent, most=1)[0].heat(layout))
+        if (heat > 0).sum() > 1:
+            maps.append(heat)
+    if not maps:
+        return
+    stacked = np.stack(maps).astype(np.float64)
+    everywhere = np.ones(stacked.shape[1:], bool)
+    generator = numpy_generator(run.seed, "maps dealt out again")
+    shuffled = dealt_again(stacked, everywhere, generator)
+    cells = min(4, *stacked.shape[1:])
+    own, null = (localisation(some, cells=cells).largest for some in (stacked, shuffled))
+    run.record({"places/largest_part": float(own.mean()), "places/maps": float(len(maps))})
+    run.record({"places/largest_part": float(null.mean())}, condition="dealt_again")
+    run.findings.append(
+        f"On its strongest image a latent's values hang together: the largest connected part holds "
+        f"{100 * own.mean():.0f} % of the mass of the places that carry half of it, {100 * null.mean():.0f} % where "
+        f"the same values are dealt out over the image at random (mean of {len(maps)} live latents). Neighbouring places "
+        "see overlapping parts of the image, so some of that the network gives any direction."
+        if own.mean() > null.mean()
+        else f"A latent's values lie scattered over its strongest image, no more in one part "
+        f"({100 * own.mean():.0f} %) than dealt out at random ({100 * null.mean():.0f} %)."
+    )
+
+
+def tell_splice(found: Layer, run: Run) -> None:
+    """What the model keeps of its answers with a reconstruction in place of the rows, beside controls."""
+    subject, config = found.subject, found.config
+    examples = few(subject, config, run.seed)
+    measured: dict[str, Fidelity] = {}
+    for name, sae in {"dictionary": found.sae, **found.beside}.items():
+        suffix = "" if name == "dictionary" else f"@{name}"
+        measured[name] = fidelity(
+            subject.module,
+            sae,
+            examples,
+            at=config.at,
+            rows=config.rows,
+            side=config.side,
+            layout=found.rows.layout,
+            logits=subject.names is not None,
+            out=run.place(f"splice{suffix}"),
+        )
+        run.record(measured[name].metrics, condition="" if name == "dictionary" else name)
+    main = measured["dictionary"]
+    kept = {**{name: one.spliced for name, one in measured.items()}, "mean row": main.mean, "zeros": main.zero}
+    run.section(
+        "Does the model still answer as before?",
+        "Each row is replaced by its reconstruction, at all places at once, and the rest of the network goes on from "
+        "there. Controls have as many active latents a row; the mean row in place of every row is what a dictionary "
+        "that says nothing would leave.",
+    )
+    agreement = None
+    if subject.names is not None:
+        agreement = {name: one.agreement for name, one in kept.items() if one.agreement is not None}
+    figure = kept_figure({name: one.explained for name, one in kept.items()}, agreement)
+    run.show("splice", figure, f"What is left of the answers to {main.n:,} held-out examples.")
+    run.findings.append(_said_of_splice(main, measured))
+
+
+def _said_of_splice(main: Fidelity, measured: Mapping[str, Fidelity]) -> str:
+    others = {name: one.spliced for name, one in measured.items() if name != "dictionary"}
+    best = max(others, key=lambda name: others[name].explained)
+    if main.spliced.agreement is not None and others[best].agreement is not None:
+        own, other = 100 * main.spliced.agreement, 100 * (others[best].agreement or 0.0)
+        said = f"the model gives the same answer to {own:.0f} % of held-out examples"
+        return (
+            f"With the reconstruction in place of the layer {said} ({100 * main.spliced.explained:.0f} % of the "
+            f"variance of its logits is kept); with the best control, {_CALLED.get(best, best)}, to {other:.0f} % "
+            f"({100 * others[best].explained:.0f} %), with the mean row to {100 * (main.mean.agreement or 0.0):.0f} %."
+        )
+    return (
+        f"With the reconstruction in place of the layer {100 * main.spliced.explained:.0f} % of the variance of the "
+        f"model's answers is kept; with the best control, {_CALLED.get(best, best)}, "
+        f"{100 * others[best].explained:.0f} %, with the mean row {100 * main.mean.explained:.0f} %."
+    )
+
+
+def tell_moves(found: Layer, run: Run) -> None:
+    """What moving a few latents does to the answers, beside random directions."""
+    subject, config = found.subject, found.config
+    if subject.names is None or not config.moved or not len(found.live):
+        why = "its answers are no choice between classes" if subject.names is None else "no latent is live"
+        if config.moved:
+            run.section("What does moving a latent do?", f"Not asked: {why}.")
+        return
+    examples = few(subject, config, run.seed)
+    try:
+        response = dose_response(
+            subject.module,
+            found.sae,
+            examples,
+            latents=found.best(config.moved),
+            at=config.at,
+            rows=config.rows,
+            side=config.side,
+            layout=found.rows.layout,
+            class_names=subject.names,
+            labels=examples.labels if subject.judged else None,
+            doses=(0.0, 0.5, 1.0, 2.0),
+            seed=run.seed,
+            batch_size=64,
+            out=run.place("steering"),
+        )
+    except InputError as error:  # a latent of the whole store may be silent on these few examples
+        if "never active" not in str(error):
+            raise
+        run.artifacts.pop("steering", None)
+        run.section("What does moving a latent do?", f"Not asked: {error}")
+        return
+    effects = response.strongest()
+    run.section(
+        "What does moving a latent do?",
+        "A latent is set to multiples of its largest value at all places of each example, and the rest of the network "
+        "goes on from there; what the dictionary misses stays. The control moves rows as far along random directions.",
+    )
+    run.table(
+        ["latent", "moves most", "change of its logit", "95 % band", "random directions", "beyond them"],
+        [
+            [
+                str(one.latent),
+                one.class_name,
+                f"{one.change:+.2f}",
+                f"{one.band[0]:+.2f} to {one.band[1]:+.2f}",
+                f"{one.control[0]:+.2f} to {one.control[1]:+.2f}",
+                "yes" if one.beyond else "no",
+            ]
+            for one in effects
+        ],
+        note=f"At the dose that moves rows furthest; means over {response.n:,} held-out examples.",
+        main=2,
+    )
+    first = effects[0].latent
+    run.show("dose", response.figure(first), f"Latent {first}. Grey: the middle 95 % of random directions.")
+    beyond = sum(one.beyond for one in effects)
+    run.record({"steering/latents": float(len(effects)), "steering/beyond_random": float(beyond)})
+    run.findings.append(
+        f"Moved to twice its largest value at all places, {beyond} of {len(effects)} latents change a logit beyond "
+        "what moves of the same length along random directions do."
+    )
+
+
+def tell_findings(found: Layer, run: Run) -> None:
+    """The first sentences of the page: what the numbers allow to say, and what not."""
+    said = findings(run.metrics, live_share=found.config.analysis.live_share)
+    said += _said_of_untrained(run.metrics)
+    said += _said_of_labels(run.metrics) if found.subject.labelled else []
+    if found.config.model.kind in ("pretrained", "custom") and found.subject.untrained is None:
+        said.append(
+            "The same network with a random start could not be had, or is this one: it is not beside it."
+        )
+    run.findings[:0] = said
+
+
+def _said_of_untrained(metrics: Mapping[str, float]) -> list[str]:
+    own, other = (metrics.get(f"dictionary/explained_variance{of}", math.nan) for of in ("", "@untrained"))
+    if math.isnan(other):
+        return []
+    line = (
+        f"The same dictionary of the same layer with random weights explains {100 * other:.1f} % of its rows' variance "
+        f"(trained: {100 * own:.1f} %): how well rows are explained does not tell whether anything was learned."
+    )
+    bits = [metrics.get(f"labels/mutual_information_max{of}", math.nan) for of in ("", "@untrained")]
+    if not any(map(math.isnan, bits)):
+        line += (
+            f" Its most informative latent tells {bits[1]:.3f} bits of the class, the trained network's {bits[0]:.3f}."
+        )
+    return [line]
+
+
+def _said_of_labels(metrics: Mapping[str, float]) -> list[str]:
+    own, shuffled = (metrics.get(f"labels/significant_share{of}", math.nan) for of in ("", "@misaligned"))
+    if math.isnan(own) or math.isnan(shuffled):
+        return []
+    return [
+        f"{100 * own:.0f} % of live latents tell more of the class than shuffled labels allow (q < 0.05); with labels "
+        f"dealt out at random {100 * shuffled:.0f} %."
+    ]
