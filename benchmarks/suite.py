@@ -10,11 +10,13 @@ from typing import Literal, get_args
 import torch
 import tyro
 
-from benchmarks import ablation, analysis, app, machine, quality, rating, reading, steps
+from benchmarks import ablation, analysis, app, machine, quality, rating, reading, steps, streaming
 from benchmarks.peers.protocol import OURS, drivers
 from unweave.core.progress import silenced
 
-Name = Literal["steps", "steps-tuned", "steps-gpu", "quality", "analysis", "ablation", "reading", "app", "rating"]
+Name = Literal[
+    "steps", "steps-tuned", "steps-gpu", "quality", "analysis", "ablation", "reading", "streaming", "app", "rating"
+]
 NAMES: tuple[Name, ...] = get_args(Name)
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,10 +59,12 @@ def _without_peers(quick: bool, scratch: Path) -> dict[str, Callable[[], list[di
     app_plan = app.Plan(d_sae=1024, rows=4000, latents=10, rounds=3) if quick else app.Plan()
     rating_plan = rating.Plan(raters=10, seconds=8) if quick else rating.Plan()
     reading_plan = reading.Plan(gib=0.5, rounds=2) if quick else reading.Plan()
+    streaming_plan = streaming.Plan(images=1024, sparsities=(4, 16), rounds=2) if quick else streaming.Plan()
     return {
         "analysis": lambda: analysis.measure(analysis.Plan(**small)),
         "ablation": lambda: ablation.measure(ablation.Plan(**small)),
         "reading": lambda: reading.measure(reading_plan, scratch=scratch),
+        "streaming": lambda: streaming.measure(streaming_plan, scratch=scratch),
         "app": lambda: app.measure(app_plan, scratch=scratch),
         "rating": lambda: rating.measure(rating_plan, scratch=scratch),
     }

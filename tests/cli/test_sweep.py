@@ -9,8 +9,10 @@ import pytest
 
 from unweave.cli.sweep import take_lists
 from unweave.core.errors import InputError
+from unweave.dictionaries.base import load
 from unweave.recipes.grid import Axis
-from unweave.recipes.sweep_result import CSV, SWEEP
+from unweave.recipes.sweep_result import CSV, SWEEP, Sweep
+from unweave.store.artifact import read_manifest
 
 BRIEF = "--fit.epochs 1 --training.epochs 2 --analysis.permutations 9"
 
@@ -116,3 +118,55 @@ def test_help_names_lists_and_flags(cli: Callable) -> None:
     of_recipe = cli("sweep digits --help")
     assert of_recipe.code == 0
     assert all(flag in of_recipe.out for flag in ("--seeds INT,INT,...", "--sae.k", "--training.epochs", "--threads"))
+
+
+def test_a_stream_is_swept_without_a_store(cli: Callable, tmp_path: Path) -> None:
+    out = tmp_path / "swept"
+    line = f"sweep --stream --at fc2 --sae.d-sae 16 --sae.k 2,4 --seeds 0,1 --training.epochs 2 --out {out}"
+    ended = cli(line)
+    assert ended.code == 0, ended.err
+    found = Sweep.read(out)
+    assert [point.name for point in found.points] == [f"k={k},seed={seed}" for k in (2, 4) for seed in (0, 1)]
+    assert found.judged_on == "held-out rows"
+    assert {control.condition for control in found.controls} == {"neurons", "pca", "random"}
+    assert not list(out.rglob("activations*"))
+    assert (out / "report.html").is_file()
+    said = json.loads((out / "run.json").read_text())
+    assert (said["recipe"], said["config"]["capture"]["at"]) == ("sweep stream", ["fc2"])
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("manifest.json")}
+    assert cli(line.replace("2,4", "2,4,8")).code == 0
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items()), "a further value joins the others"
+    assert [point.options["k"] for point in Sweep.read(out).points] == [2, 2, 4, 4, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("sweep digits --stream --at fc2 --sae.k 2,4", "digits and --stream: rows come from a store or from a stream"),
+        ("sweep --stream --at fc2 --sae.k 2", "nothing to sweep"),
+        ("sweep --stream --sae.k 2,4", "--at"),
+        ("sweep --stream --at * --sae.k 2,4", "a sweep is about one hook point; --at stands for"),
+        ("train store --stream --at fc2 --out x", "store and --stream: rows come from a store or from a stream"),
+        ("train --out x", "which rows? Give a store's folder first"),
+        ("train --stream --out x", "--at"),
+    ],
+)
+def test_streams_that_make_no_sense_are_told(
+    cli: Callable, line: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = cli(line)
+    assert (ended.code, words in ended.err) == (2, True), ended.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dictionary_is_trained_while_the_model_runs(cli: Callable, tmp_path: Path) -> None:
+    line = "train --stream --at {at} --sae.d-sae 16 --training.epochs 2 --limit 300 --out {out}"
+    assert cli(line.format(at="fc2", out=tmp_path / "one")).code == 0
+    ended = cli(line.format(at="fc1 fc2", out=tmp_path / "two"))
+    assert ended.code == 0, ended.err
+    found = [load(tmp_path / folder) for folder in ("one", "two/fc1", "two/fc2")]
+    assert [one.hook_name for one in found] == ["fc2", "fc1", "fc2"]
+    details = read_manifest(tmp_path / "one").details
+    assert details["stream"]["examples"] == 300
+    assert details["source"]["model"]["kind"] == "mlp"

@@ -27,7 +27,7 @@ def _wait_for(there) -> None:
 def test_a_rank_that_is_killed_ends_training_with_one_line_and_it_goes_on(start, run, tmp_path: Path) -> None:
     assert [code for code, _ in run(2, *_CAPTURE, tmp_path / "rows")] == [0, 0]
     train = ["-m", "unweave", "train", tmp_path / "rows", "--out", tmp_path / "sae", "--training.batch-size", "32"]
-    long = [*train, "--training.epochs", "100000", "--runtime.checkpoint-seconds", "0.2"]
+    long = [*train, "--training.epochs", "100000", "--checkpoint-seconds", "0.2"]
     processes = start(2, *long)
     _wait_for((tmp_path / f".sae{CHECKPOINT}").exists)
     processes[1].send_signal(signal.SIGKILL)

@@ -30,7 +30,7 @@ from unweave.formats.base import formats, named
 from unweave.formats.places import load
 
 EXAMPLES = int(os.environ.get("UNWEAVE_FUZZ", "15"))  # for each format and kind of damage
-SECONDS = 60  # far more than any of them takes: only a hang is cut off
+SECONDS = 30  # far more than any of them takes: only a hang is cut off
 MEGABYTES = 256  # far less than any of the sizes that are claimed
 
 FORMATS = sorted(formats())

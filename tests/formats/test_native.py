@@ -100,7 +100,7 @@ def test_the_magnitude_of_gated_takes_the_gate_s_bias_up() -> None:
     dictionary.load_state_dict({name: torch.tensor(value) for name, value in values.items()})
     tensors = dictionary.saelens().tensors
     assert {name: float(tensors[name]) for name in ("b_gate", "b_mag")} == {"b_gate": 3.0, "b_mag": 8.0}
-    assert float(dictionary.encode(torch.tensor([[1.0]]))) == 1.0 * (2 * 1 + 3) + 5  # as theirs: 2·1 + 8
+    assert float(dictionary.to_inference().encode(torch.tensor([[1.0]]))) == 1.0 * (2 * 1 + 3) + 5  # as theirs: 2·1 + 8
 
 
 def test_a_threshold_below_zero_has_no_word_in_saelens_and_is_kept_all_the_same(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def codes(dictionary: Dictionary) -> list[float]:
 
 
 def back(dictionary: Dictionary, *code: float) -> list[float]:
-    return [round(value, 5) for value in dictionary.decode(torch.tensor([code]))[0].tolist()]
+    return [round(value, 5) for value in dictionary.decode(torch.tensor([code]).float())[0].tolist()]
 
 
 def test_standard(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unweave.capture.examples import Batch
+from unweave.capture.failures import with_examples
 from unweave.capture.places import Layouts
 from unweave.capture.stage import Capture, _check_normalisation, _ready
 from unweave.core.errors import InputError
@@ -59,7 +60,9 @@ class Forward:
         with self._turn:
             if chosen not in self._points:  # kept: once it knows them, a pass stops after the last hook point
                 self._points[chosen] = HookPoints(self._model, list(chosen), side=config.side)
-            for name, tensor in self._points[chosen].read(*inputs, **keywords).items():
+            with with_examples(batch):
+                tensors = self._points[chosen].read(*inputs, **keywords)
+            for name, tensor in tensors.items():
                 layout = self._layouts.of(name, tensor, inputs, keywords)
                 rows = to_rows(
                     tensor, config.rows, examples=len(batch.example), name=name, layout=layout, mask=batch.mask

@@ -61,7 +61,7 @@ class _Once:
             for value in (*batch.inputs, *batch.keywords.values(), batch.example, batch.label):
                 if isinstance(value, Tensor):
                     content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-                    self.checksum = zlib.crc32(memoryview(content), self.checksum)
+                    self.checksum = zlib.crc32(content.data, self.checksum)
             yield batch
 
 

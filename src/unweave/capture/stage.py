@@ -10,20 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from unweave.capture.examples import Batch, Examples, ExampleStream
+from unweave.capture.failures import with_examples
 from unweave.capture.places import Layouts
 from unweave.capture.shared import write_shared
 from unweave.core.config import fingerprint
 from unweave.core.distributed import Ranks, ranks
 from unweave.core.errors import InputError
-from unweave.core.hashing import crc32_of_file, hash_module
+from unweave.core.hashing import hash_module
 from unweave.core.progress import progress
 from unweave.models.hooks import HookPoints, Side, resolve
 from unweave.models.places import Prefix
 from unweave.models.rows import RowMeaning, to_rows
 from unweave.store.activation_writer import ActivationWriter
 from unweave.store.activations import DTYPES, KIND, Activations, RowBlock
-from unweave.store.artifact import MANIFEST, Draft, Identity, existing, writing
+from unweave.store.artifact import Draft, Identity
 from unweave.store.layout import Layout, as_details
+from unweave.store.remote import as_place, below, existing_at, has_artifact, writing_at
 from unweave.store.scratch import Scratch
 from unweave.store.shared_writer import PARTS, SharedWriter
 
@@ -123,8 +125,8 @@ def capture(
         at: one module's dotted name; or a list of names and globs, all captured in the same pass.
         rows: what a row is: `flatten`, `pool` (mean over positions), `position` (each place or token), `cls`.
         labels: class of each example, in the order of the data set.
-        out: folder of the store; with a list, each hook point gets a subfolder of its name. Temporary by default: gone
-            with the returned object.
+        out: folder of the store, or a URL (s3://, gs://, …; needs the extra `remote`); with a list, each hook point
+            gets a subfolder of its name. Temporary by default: gone with the returned object.
         side: what the module gives, or its first input.
         dtype: precision of the stored rows.
         mean: subtracted from the inputs, one number or one a channel.
@@ -168,8 +170,8 @@ def capture(
     if out is None and ranks().size > 1:
         raise InputError("several processes that capture together need a folder that all of them see; give out=")
     scratch = Scratch() if out is None else None
-    root = scratch.path / "activations" if scratch is not None else Path(str(out))
-    folders = {name: root if isinstance(at, str) else root / (name or "(model)") for name in names}
+    root = scratch.path / "activations" if scratch is not None else as_place(str(out))
+    folders = {name: root if isinstance(at, str) else below(root, name or "(model)") for name in names}
     _capture(model, stream, config, folders, shard_bytes, overwrite, source)
     ranks().barrier()
     stores = {name: Activations(folder) for name, folder in folders.items()}
@@ -182,7 +184,7 @@ def _capture(
     model: nn.Module,
     stream: ExampleStream,
     config: Capture,
-    folders: Mapping[str, Path],
+    folders: Mapping[str, Path | str],
     shard_bytes: int,
     overwrite: bool,
     source: Mapping[str, Any] | None,
@@ -201,8 +203,8 @@ def _capture(
         )
         for name in folders
     }
-    there = [folder for folder in folders.values() if (folder / MANIFEST).is_file()]
-    if stream.id is None and there and not overwrite:
+    there = [folder for folder in folders.values() if stream.id is None and has_artifact(folder)]
+    if there and not overwrite:
         raise InputError(
             f"{there[0]} is there already, and what a loader will give cannot be compared with it; choose another "
             "folder or overwrite it"
@@ -211,7 +213,7 @@ def _capture(
     here.same("what they capture", [identity.id for identity in identities.values()])
     missing: list[str] = []
     if here.first:
-        missing = [name for name in folders if not existing(folders[name], identities[name], overwrite=overwrite)]
+        missing = [name for name in folders if not existing_at(folders[name], identities[name], overwrite=overwrite)]
     missing = here.from_first(missing)
     if not missing:
         return
@@ -219,7 +221,7 @@ def _capture(
         drafts: dict[str, Draft] = {}
         if here.first:
             for name in missing:
-                drafts[name] = stack.enter_context(writing(folders[name], identities[name], overwrite=overwrite))
+                drafts[name] = stack.enter_context(writing_at(folders[name], identities[name], overwrite=overwrite))
         forward = _Forward(model, config, layouts, missing)
         if here.size > 1:
             examples = _write_together(stream, forward, missing, drafts, here, shard_bytes)
@@ -232,7 +234,7 @@ def _capture(
             if source is not None:
                 draft.details["source"] = dict(source)
             if stream.id is None:  # what a loader gave is known by now: two loaders never leave the same fingerprint
-                inputs[name]["examples"] = fingerprint([crc32_of_file(p) for p in sorted(draft.folder.iterdir())])
+                inputs[name]["examples"] = fingerprint([entry.crc32 for entry in draft.files().values()])
 
 
 def _write_alone(stream: ExampleStream, forward: "_Forward", drafts: Mapping[str, Draft], shard_bytes: int) -> int:
@@ -291,7 +293,9 @@ class _Forward:
         inputs = [_ready(value, self.config, self._device) for value in batch.inputs]
         keywords = {key: _ready(value, self.config, self._device) for key, value in batch.keywords.items()}
         blocks = {}
-        for name, tensor in self._points.read(*inputs, **keywords).items():
+        with with_examples(batch):
+            tensors = self._points.read(*inputs, **keywords)
+        for name, tensor in tensors.items():
             layout = self._layouts.of(name, tensor, inputs, keywords)
             blocks[name] = _block(tensor, batch, self.config, name, layout)
             width = blocks[name].activations.shape[1]

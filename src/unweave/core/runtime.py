@@ -24,6 +24,9 @@ class Runtime:
     engine: Literal["auto", "sparse", "dense"] = "auto"
     "how training steps are computed: from active entries alone where the dictionary has a sparse step (auto; sparse \
 refuses any other), or by autograd over everything (dense, the specification); equal up to rounding"
+    split_latents: bool = False
+    "of several processes: each holds some of the latents, for a dictionary that one device cannot hold; else each \
+holds all of them and takes a part of every batch"
     checkpoint_seconds: float = 10.0
     "how often training writes a checkpoint; less often where writing takes more than a fiftieth of the time"
 

@@ -218,6 +218,10 @@ class Dictionary(nn.Module, ABC):
         if not existing(Path(folder), identity, overwrite=overwrite):
             with writing(Path(folder), identity, overwrite=overwrite) as draft:
                 self.write(draft)
+            return
+        known = read_manifest(Path(folder), KIND).details.get("hook_name", "")
+        if known != self.hook_name:
+            raise InputError(f"{folder} holds this dictionary for the hook point {known!r}; overwrite it to change that")
 
     def write(self, draft: Draft) -> None:
         """Put the weights into an artifact that is being written.

@@ -102,7 +102,10 @@ class GatedSAE(SAE):
         d_magnitude = active.d_codes * (active.codes > 0)
         gradient(self.b_mag).copy_(active.sums(d_magnitude))
         gradient(self.r_mag).copy_(active.sums(d_magnitude * gate) * self.r_mag.exp())
-        return {"l1": gate.sum() * (weight / active.rows), "gate": square * active.share}
+        return {
+            "l1": step.whole.over_latents(gate.sum() * (weight / active.rows)),
+            "gate": square * active.share,
+        }
 
     @torch.no_grad()
     def rescale(self, factor: float) -> None:

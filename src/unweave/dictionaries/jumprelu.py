@@ -127,7 +127,7 @@ class JumpReLUSAE(SAE):
     def entry_penalties(self, active: Active, step: Step) -> Mapping[str, Float[Tensor, ""]]:
         """What the mean number of active latents costs, and the gradient of the thresholds."""
         value, width = active.entries.value, self.config.bandwidth
-        fired = step.whole.mean((value > width / 2).sum() / active.rows)
+        fired = step.whole.over_latents(step.whole.mean((value > width / 2).sum() / active.rows))
         cost, slope = self._cost(fired, step)
         window = ((value > 0) & (value < width)).float()
         theta = self.threshold[active.latent]

@@ -76,14 +76,14 @@ class ReLUSAE(SAE):
         value = active.codes
         if not self.config.weigh_by_norm:
             active.d_codes.add_(weight)
-            return {"l1": value.sum() * weight}
+            return {"l1": step.whole.over_latents(value.sum() * weight)}
         norm = self.W_dec.norm(dim=1)
         used = active.sums(value)
         active.d_codes.add_(norm[active.latent], alpha=weight)
         gradient(self.W_dec).addcmul_(
             (used / norm.clamp_min(torch.finfo(norm.dtype).tiny))[:, None], self.W_dec, value=weight
         )
-        return {"l1": used @ norm * weight}
+        return {"l1": step.whole.over_latents(used @ norm * weight)}
 
     def _weight(self, rows: int, step: Step) -> float:
         return (

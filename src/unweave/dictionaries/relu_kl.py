@@ -92,7 +92,7 @@ class ReLUKLSAE(SAE):
             (slope,) = torch.autograd.grad(divergence, mean)
         inner = (1 + value).pow(-2) if self.config.squash else torch.ones_like(value)
         active.d_codes.addcmul_(slope[active.latent], inner, value=weight / active.rows)
-        return {"kl": divergence.detach() * weight}
+        return {"kl": step.whole.over_latents(divergence.detach() * weight)}
 
     def _divergence(self, activity: Float[Tensor, " d_sae"]) -> Float[Tensor, ""]:
         rho, epsilon = self.config.rho, self.config.epsilon

@@ -24,11 +24,13 @@ class WholeBatch:
         rows: how many it has.
         part: share of them that is here. A process without a row computes on one that counts for nothing: part 0.
         ranks: the processes that hold the others.
+        latents: the processes over which the latents are split, where each holds some of them; all see every row.
     """
 
     rows: int | None = None
     part: float = 1.0
     ranks: Ranks = ALONE
+    latents: Ranks = ALONE
 
     @property
     def alone(self) -> bool:
@@ -57,7 +59,15 @@ class WholeBatch:
 
     def smallest(self, here: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """The smallest value of all processes; one without a row gives infinity."""
-        return self.ranks.smallest(here)
+        return self.latents.smallest(self.ranks.smallest(here))
+
+    def over_latents(self, here: Tensor) -> Tensor:
+        """The sum over all latents of what is given as a sum over those here; without a graph where they are split."""
+        if self.latents.size == 1:
+            return here
+        total = here.detach().clone()
+        self.latents.sum(total)
+        return total
 
     def largest(self, values: Float[Tensor, " m"], most: int) -> Bool[Tensor, " m"]:
         """Which of these are among the `most` largest of all processes' values; of equal ones, the first.

@@ -30,7 +30,7 @@ def kept_figure(explained: Mapping[str, float], agreement: Mapping[str, float] |
 
 
 def _bars(axis: Axes, values: Mapping[str, float]) -> None:
-    names, numbers = list(values), np.asarray(list(values.values()))
+    names, numbers = list(values), np.asarray(list(values.values())).round(1) + 0.0  # no minus before a zero
     place = np.arange(len(names))[::-1]
     shown = np.clip(numbers, -100, 100)  # far below 0 a number says enough
     axis.barh(place, shown, height=0.62, color=[CONDITIONS.get(name, QUIET) for name in names])

@@ -20,6 +20,7 @@ CONDITIONS = {
     "neurons": "#d1570b",
     "pca": "#0a8f6c",
     "random": "#8b949e",
+    "untrained": "#8250df",
 }
 _STYLE: dict[Any, object] = {
     "font.family": "sans-serif",

@@ -71,7 +71,7 @@ def named(name: str) -> Format:
 def peek_json(path: Path) -> dict[str, Any]:
     """A JSON object to recognise a format by; empty where the file is missing, huge or anything else."""
     try:
-        if path.stat().st_size > _LARGEST_JSON:
+        if not path.is_file() or path.stat().st_size > _LARGEST_JSON:  # a pipe would never answer
             return {}
         found = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):
@@ -85,6 +85,8 @@ def json_object(path: Path) -> dict[str, Any]:
     Raises:
         StoreError: missing, not JSON, or no object.
     """
+    if path.exists() and not path.is_file():
+        raise StoreError(f"{path} is no file")
     if path.is_file() and path.stat().st_size > _LARGEST_JSON:
         raise StoreError(f"{path} has {path.stat().st_size:,} bytes, too many for a configuration")
     try:

@@ -3,6 +3,7 @@
 import inspect
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from unweave.core.config import Json
@@ -26,7 +27,6 @@ _CONTROLS = {
     "misaligned": "control: labels dealt out at random",
     "shuffled": "control: labels dealt out at random",
 }
-_UNWEAVE = "https://pypi.org/project/unweave"
 
 
 def card(given: Pushed, repo: str, license: str) -> str:  # noqa: A002 - the hub's word
@@ -43,7 +43,9 @@ def card(given: Pushed, repo: str, license: str) -> str:  # noqa: A002 - the hub
     parts += ["## How it was made", *(_made(name, manifest) for name, manifest in given.manifests.items())]
     if given.run:
         told: Json = {
-            key: given.run[key] for key in ("recipe", "seed", "config", "versions", "hardware") if key in given.run
+            key: _without_places(given.run[key])
+            for key in ("recipe", "seed", "config", "versions", "hardware")
+            if key in given.run
         }
         parts.append(_folded("The run that they come from", _json(told)))
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -51,7 +53,7 @@ def card(given: Pushed, repo: str, license: str) -> str:  # noqa: A002 - the hub
 
 def _head(given: Pushed, license: str) -> str:  # noqa: A002
     tags = ["unweave", "sparse-autoencoder", "dictionary-learning", "interpretability"]
-    if given.saelens:
+    if any(given.saelens.values()):
         tags.append("saelens")
     lines = ["library_name: unweave", f"license: {json.dumps(license)}", "tags:", *(f"- {tag}" for tag in tags)]
     model = _facts(given).get("model_name")
@@ -61,9 +63,10 @@ def _head(given: Pushed, license: str) -> str:  # noqa: A002
 
 
 def _what(given: Pushed) -> str:
-    count = len(given.manifests)
-    text = "A sparse dictionary" if count == 1 else f"{count} sparse dictionaries"
-    text += f" of a network's hidden activations, made with [Unweave]({_UNWEAVE})."
+    controls = sum(bool(_control(name.partition("@")[2])) for name in given.manifests)
+    text = _counted(len(given.manifests) - controls, "sparse dictionary", "sparse dictionaries")
+    beside = f", with {_counted(controls, 'control')}" if controls else ""
+    text += f" of a network's hidden activations{beside}, made with Unweave."
     rows = [
         (
             f"`{name}`",
@@ -83,7 +86,7 @@ def _facts(given: Pushed) -> dict[str, Any]:
     known: dict[str, Any] = {}
     config = given.run.get("config")
     if isinstance(config, dict):
-        known.update({key: config[key] for key in ("model", "data", "at") if key in config})
+        known.update({key: _without_places(config[key]) for key in ("model", "data", "at") if key in config})
     for manifest in given.manifests.values():
         for key, value in dict(manifest.details.get("origin", {})).items():
             known.setdefault(key, value)
@@ -111,7 +114,7 @@ def _measured(given: Pushed) -> Iterable[str]:
         yield _table(("", *shown.values()), rows)
     controls = [condition for condition in conditions if _control(condition)]
     if controls:
-        yield "A control stands for what the same rule gives without training: what exceeds it was learned."
+        yield "Controls follow the same rule and learn no dictionary: only what goes beyond them is a dictionary's own."
     else:
         yield (
             "There is no control beside these numbers: what raw neurons, principal components or random directions "
@@ -144,13 +147,19 @@ def _loading(given: Pushed, repo: str) -> str:
     first = next(iter(given.manifests))
     text = f'```python\nimport unweave as uw\n\nsae = uw.load("hf://{repo}/{first}")\n'
     text += "codes = sae.encode(rows)  # [n, d_in] to [n, d_sae]\n```\n\n"
-    readable = [name for name in given.manifests if name in given.saelens]
+    readable = [name for name, can in given.saelens.items() if can]
     if not readable:
-        return text + "SAELens has no architecture for what it computes."
+        old = None in given.saelens.values()
+        why = (
+            "These files are from before Unweave wrote what SAELens reads"
+            if old
+            else "SAELens has no such architecture"
+        )
+        return f"{text}{why}{'; `unweave export` writes them.' if old else '.'}"
     text += f'In SAELens (6 or later):\n\n```python\nfrom sae_lens import SAE\n\nsae = SAE.from_pretrained("{repo}", '
     text += f'"{readable[0]}")\n```'
     others = [name for name in given.manifests if name not in readable]
-    return text + (f"\n\nSAELens has no architecture for {_listed(others)}." if others else "")
+    return text + (f"\n\nSAELens does not load {_listed(others)}." if others else "")
 
 
 def _made(name: str, manifest: Manifest) -> str:
@@ -165,6 +174,19 @@ def _made(name: str, manifest: Manifest) -> str:
 
 def _sizes(manifest: Manifest) -> tuple[str, str]:
     return str(manifest.details.get("d_in", "")), str(manifest.details.get("d_sae", ""))
+
+
+def _without_places(value: Any) -> Any:
+    """The same without the folders of the machine that it was made on."""
+    if isinstance(value, dict):
+        return {key: _without_places(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_places(item) for item in value]
+    return PurePath(value).name if isinstance(value, str) and PurePath(value).is_absolute() else value
+
+
+def _counted(count: int, one: str, more: str = "") -> str:
+    return f"{count} {one if count == 1 else more or f'{one}s'}"
 
 
 def _number(value: float | None) -> str:

@@ -1,5 +1,6 @@
 """Dictionaries on the Hugging Face hub: fetched from it, and pushed to it with a card."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -184,7 +185,11 @@ def push(
         api.create_repo(place.repo, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(place.repo, branch=revision, exist_ok=True)
-        done = api.create_commit(place.repo, operations, commit_message=message or _message(given), revision=revision)
+        with warnings.catch_warnings():  # it wonders whether a table in a repository of models is meant
+            warnings.simplefilter("ignore", UserWarning)
+            done = api.create_commit(
+                place.repo, operations, commit_message=message or _message(given), revision=revision
+            )
     return str(done.commit_url)
 
 

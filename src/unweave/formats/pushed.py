@@ -25,7 +25,7 @@ class Pushed:
     Attributes:
         folders: their artifacts, by the name that each gets.
         manifests: those artifacts' manifests.
-        saelens: names of those that SAELens can load.
+        saelens: whether SAELens can load each; None where it was saved before Unweave wrote what SAELens reads.
         run: what `run.json` says of the run that they come from; empty where there is none.
         metrics: `name` or `name@condition`, to number; None where one could not be had.
         measured: what the metrics were read from: `run`, `atlas`, or nothing where nothing was measured.
@@ -33,7 +33,7 @@ class Pushed:
 
     folders: Mapping[str, Path]
     manifests: Mapping[str, Manifest]
-    saelens: frozenset[str] = frozenset()
+    saelens: Mapping[str, bool | None] = field(default_factory=dict)
     run: Json = field(default_factory=dict)
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     measured: str = ""
@@ -70,17 +70,16 @@ def pushed(folder: Path, measured: Path | None = None) -> Pushed:
     return Pushed(
         folders=folders,
         manifests=manifests,
-        saelens=frozenset(name for name, path in folders.items() if _in_saelens(path)),
+        saelens={name: _in_saelens(path) for name, path in folders.items()},
         run=numbers.run,
         metrics=numbers.metrics,
         measured=numbers.source,
     )
 
 
-def _in_saelens(folder: Path) -> bool:
-    """Whether its configuration names an architecture of SAELens; those of Unweave 0.1 have none."""
+def _in_saelens(folder: Path) -> bool | None:
     named = peek_json(folder / CFG).get("architecture")
-    return isinstance(named, str) and not named.startswith(OWN_KINDS)
+    return None if named is None else not str(named).startswith(OWN_KINDS)
 
 
 @dataclass(frozen=True)

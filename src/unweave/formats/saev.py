@@ -103,11 +103,13 @@ class Saev(Format):
 
 def _header(path: Path) -> tuple[Json, int]:
     """The first line as JSON, and where the archive begins."""
-    with path.open("rb") as opened:
-        line = opened.readline(_LONGEST_HEADER)
+    if not path.is_file():
+        raise StoreError(f"{path} is no file" if path.exists() else f"{path} does not exist")
     try:
+        with path.open("rb") as opened:
+            line = opened.readline(_LONGEST_HEADER)
         header = json.loads(line) if line.endswith(b"\n") and line.startswith(b"{") else None
-    except (ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
         raise StoreError(f"{path} does not begin with a line of JSON, as files of saev do")

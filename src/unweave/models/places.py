@@ -153,9 +153,13 @@ def _channels_last(model: nn.Module, name: str, tensor: Tensor, view: ImageView 
     """Whether a feature map is [b, h, w, c]: where only that can lie over the image, or the module says so by kind."""
     if view is None or view.size[0] < 2 or view.size[1] < 2:
         return False
-    first, last = is_grid(*tensor.shape[2:], view.size), is_grid(*tensor.shape[1:3], view.size)
-    if first != last:
-        return last
+    tall, wide = view.size
+    as_first, as_last = tensor.shape[2:], tensor.shape[1:3]
+    exact = [height * wide == width * tall for height, width in (as_first, as_last)]
+    near = [is_grid(height, width, view.size) for height, width in (as_first, as_last)]
+    for first, last in (near, exact):
+        if first != last:
+            return last
     module = dict(model.named_modules()).get(name)
     if isinstance(module, _FEATURES_FIRST):
         return False

@@ -131,3 +131,13 @@ def reader_of(model: nn.Module) -> ReadsText:
     if not isinstance(model, ReadsText):
         raise InputError(f"{type(model).__name__} has no tokenizer of its own (methods `tokenize` and `tokens`)")
     return model
+
+
+def captured_dataset(activations: Activations, data_dir: Path | None = None) -> Dataset | None:
+    """The examples that a store was captured of, where its manifest says which they were.
+
+    Raises:
+        InputError: they cannot be read, or are others by now.
+    """
+    source = source_of(activations)
+    return None if source is None else source.captured(activations, data_dir)

@@ -62,6 +62,7 @@ def sweep_contents(folder: Path) -> dict[str, Any]:
         "rows": settings.rows,
         "notes": [(name, CONDITIONS[name]) for name in conditions if name in CONDITIONS],
         "every": every_table(found),
+        "atlases": any(role.startswith("atlas@") for role in run.get("artifacts", {})),
         "provenance": [
             (name, json.dumps(run[name], indent=1, ensure_ascii=False))
             for name in ("config", "versions", "hardware", "artifacts")
@@ -115,8 +116,10 @@ def _facts(folder: Path, run: Mapping[str, Any], found: Sweep) -> list[tuple[str
     """The few facts under the title."""
     facts = []
     if run:
-        accuracy = read_metrics(folder)["model/test_accuracy"]
-        facts += [("model", f"{100 * accuracy:.1f} % test accuracy"), ("layer", run["config"]["at"])]
+        accuracy = read_metrics(folder).get("model/test_accuracy")
+        facts += [] if accuracy is None else [("model", f"{100 * accuracy:.1f} % test accuracy")]
+        at = run["config"].get("at") or run["config"].get("capture", {}).get("at", "")
+        facts += [("layer", at if isinstance(at, str) else ", ".join(at))]
     rows = next((point.metrics["dictionary/rows"] for point in found.points if point.metrics), 0.0)
     seeds = sorted({point.seed for point in found.points})
     facts += [

@@ -51,12 +51,14 @@ class Fidelity:
 
     Attributes:
         n: examples.
+        spread: how far the model's answers to different examples differ, √(Σ‖y − mean‖² / Σ‖y‖²).
         spliced: with the reconstruction.
         mean: with the mean of all rows in place of each: what a dictionary that says nothing would keep.
         zero: with zeros in place of each.
     """
 
     n: int
+    spread: float
     spliced: Kept
     mean: Kept
     zero: Kept
@@ -71,7 +73,7 @@ class Fidelity:
             for what, value in asdict(kept).items()
             if value is not None
         }
-        return {**flat, "splice/examples": float(self.n)}
+        return {**flat, "splice/answers_spread": self.spread, "splice/examples": float(self.n)}
 
 
 @torch.no_grad()
@@ -172,4 +174,5 @@ def _measure(
             bar.advance(len(inputs))
     assert total is not None
     spread = square - float(total.square().sum()) / examples.n
-    return Fidelity(n=examples.n, **{name: one.kept(examples.n, spread, logits=logits) for name, one in sums.items()})
+    conditions = {name: one.kept(examples.n, spread, logits=logits) for name, one in sums.items()}
+    return Fidelity(n=examples.n, spread=(max(spread, 0.0) / square) ** 0.5 if square else 0.0, **conditions)

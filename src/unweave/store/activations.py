@@ -20,7 +20,7 @@ from unweave.store.artifact import MANIFEST, Manifest, read_manifest
 from unweave.store.layout import Layout, from_details
 from unweave.store.order import WINDOW_BYTES, WindowedOrder
 from unweave.store.reading import Held, Kept, ShuffledReading, read_ahead
-from unweave.store.remote import RemoteFolder, RemoteShards, as_url
+from unweave.store.remote import RemoteFolder, RemoteShards, as_place, as_url
 from unweave.store.rows import Moments
 from unweave.store.scratch import Scratch
 from unweave.store.shards import MOMENTS, LocalShards, Shards
@@ -60,11 +60,11 @@ class Activations:
 
     def __init__(self, folder: str | Path, *, verify: bool = True, window_bytes: int = WINDOW_BYTES) -> None:
         url = as_url(folder)
-        self.place = url or str(folder)
-        self._folder = None if url else Path(folder)
+        self.place = url or str(as_place(folder))
+        self._folder = None if url else Path(self.place)
         remote = RemoteFolder(url) if url else None
         self.manifest: Manifest = (
-            remote.manifest(KIND) if remote is not None else read_manifest(Path(folder), KIND, verify=verify)
+            remote.manifest(KIND) if remote is not None else read_manifest(Path(self.place), KIND, verify=verify)
         )
         details = self.manifest.details
         where = f"{self.place}/{MANIFEST}"
@@ -78,7 +78,7 @@ class Activations:
         self._starts = [0, *itertools.accumulate(shards)]
         kind = DTYPES[self.dtype]
         self._shards: Shards = (
-            LocalShards(Path(folder), shards, self._d_in, kind)
+            LocalShards(Path(self.place), shards, self._d_in, kind)
             if remote is None
             else RemoteShards(remote, self.manifest, shards, self._d_in, kind)
         )

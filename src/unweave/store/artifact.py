@@ -144,7 +144,7 @@ def _existing(folder: Path, identity: Identity, *, overwrite: bool) -> bool:
         return False
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder} exists and is no Unweave artifact; choose another folder")
-    found = _parse_manifest(folder)
+    found = parse_manifest(folder)
     if overwrite:
         return False  # whatever state its files are in
     _check_files(folder, found, verify=False)
@@ -257,14 +257,19 @@ def read_manifest(folder: Path, kind: str | None = None, *, verify: bool = False
         StoreError: not an artifact, of another kind or a newer schema, or a file is missing, cut short or changed.
     """
     with readable(folder):
-        manifest = _parse_manifest(folder)
+        manifest = parse_manifest(folder)
         if kind is not None and manifest.kind != kind:
             raise StoreError(f"{folder} holds an artifact of kind {manifest.kind!r}, not {kind!r}")
         _check_files(folder, manifest, verify=verify)
     return manifest
 
 
-def _parse_manifest(folder: Path) -> Manifest:
+def parse_manifest(folder: Path) -> Manifest:
+    """Read an artifact's manifest; its files may be what they will.
+
+    Raises:
+        StoreError: there is none, or it is of a newer schema, changed or damaged.
+    """
     path = folder / MANIFEST
     if not path.is_file():
         raise StoreError(f"{folder} is no Unweave artifact: it has no {MANIFEST}")

@@ -31,16 +31,45 @@ def _prefetch(_, address):
     return types.void(types.int64), generate
 
 
+@intrinsic
+def _stream_line(_, to, source):
+    """Copy a cache line past the cache, to an address that is a multiple of its size."""
+
+    def generate(_, builder, signature, values):
+        line = ir.VectorType(ir.IntType(64), _LINE // 8).as_pointer()
+        loaded = builder.load(builder.inttoptr(values[1], line), align=1)
+        stored = builder.store(loaded, builder.inttoptr(values[0], line), align=_LINE)
+        stored.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def _fence(_):
+    """Have what was written past the cache seen by other threads before anything that is written later."""
+    return types.void(), lambda _, builder, signature, values: builder.fence("seq_cst")
+
+
 @njit(cache=True, nogil=True)
-def copy_rows(to, addresses, row_bytes):
-    """Copy rows of so many bytes, from where they begin, one after the other to the address `to`."""
+def copy_rows(to, addresses, row_bytes, past_cache):
+    """Copy rows of so many bytes, from where they begin, one after the other to the address `to`.
+
+    What is written past the cache costs no reading of the memory that it goes to. It pays where the rows are many.
+    """
     n = len(addresses)
+    whole = past_cache and to % _LINE == 0 and row_bytes % _LINE == 0
     for i in range(n):
         if i + _ROWS_AHEAD < n:
             ahead = addresses[i + _ROWS_AHEAD]
             for line in range(0, min(row_bytes, 4 * _LINE), _LINE):
                 _prefetch(ahead + line)
-        _copy(to + i * row_bytes, addresses[i], row_bytes)
+        if whole:
+            for line in range(0, row_bytes, _LINE):
+                _stream_line(to + i * row_bytes + line, addresses[i] + line)
+        else:
+            _copy(to + i * row_bytes, addresses[i], row_bytes)
+    if whole:
+        _fence()
 
 
 @njit(cache=True, nogil=True)

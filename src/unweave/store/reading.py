@@ -25,7 +25,7 @@ CHUNK_BYTES = 8 << 20
 _CHUNKS_AHEAD = 3
 _COPIERS = 2
 _CONVERTED_BYTES = 256 << 10  # at a time, of rows that are not float32: what a core's own cache holds
-_SPARE = 4
+_SPARE = 8
 _READ_AT_ONCE = 16
 _READ_BYTES = 64 << 20
 
@@ -191,13 +191,13 @@ class ShuffledReading:
         from unweave.store.gather import copy_rows  # noqa: PLC0415 - as above
 
         if self._dtype == torch.float32:
-            copy_rows(rows.data_ptr(), addresses, self._row_bytes)
+            copy_rows(rows.data_ptr(), addresses, self._row_bytes, True)
             return
         some = max(1, _CONVERTED_BYTES // self._row_bytes)
         stored = torch.empty(min(some, len(addresses)), self._d_in, dtype=self._dtype)
         for start in range(0, len(addresses), some):
             part = addresses[start : start + some]
-            copy_rows(stored.data_ptr(), part, self._row_bytes)
+            copy_rows(stored.data_ptr(), part, self._row_bytes, False)
             rows[start : start + len(part)].copy_(stored[: len(part)])
 
 

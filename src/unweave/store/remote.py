@@ -12,7 +12,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
@@ -33,10 +33,12 @@ from unweave.store.artifact import (
     FileEntry,
     Identity,
     Manifest,
+    existing,
     file_entry,
     manifest_from,
     manifest_of,
     write_json,
+    writing,
 )
 from unweave.store.header import LENGTH_BYTES, Span, header_bytes, spans
 from unweave.store.order import BLOCK_BYTES
@@ -424,3 +426,22 @@ def _all_at_once(jobs: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> 
         return [future.result() for future in [pool.submit(call, *given) for call, given in jobs]]
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def existing_at(place: Path | str, identity: Identity, *, overwrite: bool = False) -> bool:
+    """Whether an artifact is already at a place: `artifact.existing`, or the same at a URL."""
+    if isinstance(place, Path):
+        return existing(place, identity, overwrite=overwrite)
+    return RemoteFolder(place).existing(identity, overwrite=overwrite)
+
+
+def writing_at(place: Path | str, identity: Identity, *, overwrite: bool = False) -> AbstractContextManager[Draft]:
+    """Write an artifact at a place: `artifact.writing`, or the same at a URL."""
+    if isinstance(place, Path):
+        return writing(place, identity, overwrite=overwrite)
+    return RemoteFolder(place).writing(identity, overwrite=overwrite)
+
+
+def has_artifact(place: Path | str) -> bool:
+    """Whether there is a manifest at a place."""
+    return (place / MANIFEST).is_file() if isinstance(place, Path) else MANIFEST in RemoteFolder(place).sizes()

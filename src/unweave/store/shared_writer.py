@@ -42,8 +42,8 @@ class Dealing:
         last = (self.batches - 1).bit_length()  # doublings until a part is a shard
         level = (number // of_one_size + 1).bit_length() - 1
         if level < last:
-            return of_one_size * level + (number - of_one_size * (2**level - 1)) // 2**level
-        grown = of_one_size * (2**last - 1)
+            return of_one_size * level + (number - of_one_size * ((1 << level) - 1)) // (1 << level)
+        grown = of_one_size * ((1 << last) - 1)
         shards_from = -(-grown // self.batches) * self.batches
         if number < shards_from:
             return of_one_size * last

@@ -13,7 +13,7 @@ import safetensors
 from unweave.core.errors import InputError, StoreError
 from unweave.core.hashing import crc32_of_file, hash_tensors
 from unweave.core.progress import Bar, progress
-from unweave.store.artifact import FILES, MANIFEST, FileEntry, read_json, read_manifest
+from unweave.store.artifact import FILES, MANIFEST, FileEntry, parse_manifest, read_json
 from unweave.store.drafts import is_draft
 
 CHECKPOINT = ".checkpoint.safetensors"
@@ -109,7 +109,7 @@ def _named(path: Path, *, strict: bool = True) -> dict[str, FileEntry]:
 def _verify(path: Path, found: Verified, bar: Bar) -> None:
     if path.name == MANIFEST:
         found.artifacts += 1
-        read_manifest(path.parent)
+        parse_manifest(path.parent)
     if path.suffix == ".json":
         found.files += 1
         found.bytes += path.stat().st_size

@@ -51,12 +51,18 @@ class Database:
         self.shown = parsed.render_as_string(hide_password=True)
         try:
             self._engine = _engine(parsed)
-            Base.metadata.create_all(self._engine)
+            self._make_tables()
         except SQLAlchemyError as error:
             raise self._unusable(error) from None
         self._sessions = sessionmaker(
             self._engine, expire_on_commit=False
         )  # rows are read after their session has ended
+
+    def _make_tables(self) -> None:
+        try:
+            Base.metadata.create_all(self._engine)
+        except SQLAlchemyError:  # another process may have made them between the look and the making
+            Base.metadata.create_all(self._engine)
 
     def _unusable(self, error: SQLAlchemyError) -> StoreError:
         return StoreError(

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
+from unweave.core.distributed import ALONE, Ranks
 from unweave.dictionaries.base import Dictionary
 from unweave.dictionaries.kernels import Kernels, Moving
 
@@ -30,13 +31,25 @@ class Adam:
         self._kernels = kernels
 
     @torch.no_grad()
-    def clip(self, most: float) -> None:
-        """Bring the norm of the whole gradient, without what lies along unit rows, down to `most`."""
+    def clip(self, most: float, latents: Ranks = ALONE) -> None:
+        """Bring the norm of the whole gradient, without what lies along unit rows, down to `most`.
+
+        Args:
+            most: the largest norm.
+            latents: the processes over which latents are split; all have the same gradient of b_dec.
+        """
         for name in self._unit:
             weight, gradient = self._parameters[name], self._parameters[name].grad
             assert gradient is not None
             gradient.sub_((gradient * weight).sum(1, keepdim=True) * weight)
-        nn.utils.clip_grad_norm_(self._parameters.values(), most)
+        if latents.size == 1:
+            nn.utils.clip_grad_norm_(self._parameters.values(), most)
+            return
+        squares = {name: p.grad.square().sum() for name, p in self._parameters.items() if p.grad is not None}
+        shared = squares.pop("b_dec")
+        own = torch.stack(list(squares.values())).sum()
+        latents.sum(own)
+        nn.utils.clip_grads_with_norm_(self._parameters.values(), most, (own + shared).sqrt())
 
     @torch.no_grad()
     def step(self, rate: float) -> None:

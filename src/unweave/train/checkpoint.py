@@ -22,9 +22,16 @@ class Checkpoint:
         self.path = self._out.with_name(f".{self._out.name}{CHECKPOINT}")
         self._id = artifact_id
 
-    def save(self, trainer: Trainer) -> None:
-        """Write the trainer's state; the file is the old one or the new one, never half of it."""
+    def save(self, trainer: Trainer, *, write: bool = True) -> None:
+        """Write the trainer's state; the file is the old one or the new one, never half of it.
+
+        Args:
+            trainer: of a dictionary in parts, that of each process has to be asked.
+            write: off where another process writes.
+        """
         tensors, values = trainer.state()
+        if not write:
+            return
         ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         said = json.dumps(values)
         header = {"artifact": self._id, "values": said, "checksum": hash_tensors(ready, said)}

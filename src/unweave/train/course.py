@@ -22,6 +22,7 @@ from unweave.store.artifact import Identity, existing, writing
 from unweave.train.batches import Batches
 from unweave.train.checkpoint import Checkpoint
 from unweave.train.precision import products
+from unweave.train.split import Split, SplitKernels, revived_at_most
 from unweave.train.trainer import Trainer
 from unweave.train.training import Training
 
@@ -108,12 +109,20 @@ class Course:
         self._identity = job.identity(batches)
         self._batches = batches
         self._runtime = runtime
-        self._dictionary = job.dictionary.build(batches.source.d_in).to(runtime.torch_device())
-        self._dictionary.hook_name = getattr(batches.source, "hook_name", "")
+        whole = job.dictionary.build(batches.source.d_in)
+        self._split: Split | None = None
+        if runtime.split_latents and ranks.size > 1 and whole.trained_by_gradient:
+            self._split = Split(job.dictionary, whole.d_in, ranks)
+        whole = whole if self._split is not None else whole.to(runtime.torch_device())
         if ranks.first:
-            self._dictionary.prepare(batches.start, torch_generator(job.seed, "dictionary"))
-        ranks.take_first(*self._dictionary.state_dict().values())
-        self._dictionary.history = ranks.from_first(self._dictionary.history)
+            whole.prepare(batches.start, torch_generator(job.seed, "dictionary"))
+        if self._split is None:
+            ranks.take_first(*whole.state_dict().values())
+            whole.history = ranks.from_first(whole.history)
+            self._dictionary = whole
+        else:
+            self._dictionary = self._split.take(whole).to(runtime.torch_device())
+        self._dictionary.hook_name = getattr(batches.source, "hook_name", "")
         self._scale = 1.0
         self._checkpoint: Checkpoint | None = None
         self._trainer: Trainer | None = None
@@ -147,7 +156,11 @@ class Course:
             workers = min(self._runtime.workers_for(product, least=_FLOPS_A_WORKER), most_workers or product)
             self._kernels = choose_kernels(dictionary.device, workers=workers, precision=training.encoder_precision)
             self._torch_threads = torch.get_num_threads()
+            if self._split is not None:
+                self._kernels = SplitKernels(self._kernels, self._ranks, revived_at_most(dictionary))
         else:
+            if self._split is not None:
+                raise InputError("--split-latents: a dictionary in parts has the sparse step only; leave --engine dense out")
             workers = 1
             self._kernels = TorchKernels()
             self._torch_threads = self._runtime.workers_for(_DENSE_PRODUCTS * product)
@@ -162,7 +175,13 @@ class Course:
             scale=self._scale,
             variance=variance,
             sparse=sparse,
+            split=self._split,
         )
+
+    @property
+    def is_split(self) -> bool:
+        """Whether each process holds a part of the dictionary, and all see every batch."""
+        return self._split is not None
 
     @property
     def device(self) -> torch.device:
@@ -209,9 +228,15 @@ class Course:
         """One step, inside `at_work`, and a checkpoint where it is time."""
         assert self._trainer is not None
         self._trainer.train_batch(batch, whole)
-        if self._checkpoint is None or not self._ranks.first or (now := time.monotonic()) - self._saved <= self._pause:
+        if self._checkpoint is None:
             return
-        self._checkpoint.save(self._trainer)
+        now = time.monotonic()
+        due = self._ranks.first and now - self._saved > self._pause
+        if self._split is not None:  # all hold a part of it, and the first knows when
+            due = self._split.agree(due)
+        if not due:
+            return
+        self._checkpoint.save(self._trainer, write=self._ranks.first)
         self._saved = time.monotonic()
         asked, cost = self._runtime.checkpoint_seconds, (self._saved - now) * self._crowd
         self._pause = max(asked, min(_PAUSE_A_COST * cost, _MOST_PAUSES * asked))
@@ -231,6 +256,8 @@ class Course:
                 raise InputError(f"the iterator of batches ended after {self.step} of {self.total} steps")
             if self._scale != 1:
                 self._dictionary.rescale(1 / self._scale)
+            if self._split is not None:
+                self._dictionary = self._split.assembled(self._dictionary)
             self._dictionary.history = self._trainer.history
         trained = self._dictionary.to_inference()
         if self.job.out is not None and self._ranks.first:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unweave.core.distributed import Ranks
 from unweave.core.errors import InputError
-from unweave.dictionaries.base import Dictionary, DictionaryConfig, Losses
+from unweave.dictionaries.base import Dictionary, DictionaryConfig
 from unweave.dictionaries.kernels import Entries, Groups, Kernels, Moving, Revive, Rule
 from unweave.dictionaries.whole import WholeBatch, find_entries, some_of
 
@@ -79,7 +79,7 @@ class SplitKernels(Kernels):
         counts = entries.offsets.diff().long()
         row = torch.repeat_interleave(counts, output_size=len(entries.value))
         column = torch.arange(len(row), device=row.device) - entries.offsets[:-1].long()[row]
-        width = int(self._ranks.largest(counts.max()))
+        width = -int(self._ranks.smallest(-counts.max()))
         offered = entries.value.new_full((entries.rows, width), -torch.inf)
         offered[row, column] = entries.value
         if width * self._ranks.size <= k:
@@ -145,6 +145,11 @@ class SplitKernels(Kernels):
         return self._inner.fired(entries, groups, codes)
 
 
+def revived_at_most(dictionary: Dictionary) -> int:
+    """Dead latents that a row may revive."""
+    return getattr(dictionary.config, "aux_k", None) or max(1, dictionary.d_in // 2)
+
+
 def _counting(value: Tensor) -> Tensor:
     """Numbers of the entries that stand for something."""
     return ((value > 0) | value.isnan()).nonzero().squeeze(1)
@@ -161,7 +166,7 @@ class Split:
         if config.kind not in _CAN_SPLIT or getattr(config, "resample", None) is not None:
             raise InputError(
                 f"{config.kind} cannot be split over ranks: only {', '.join(_CAN_SPLIT)} can, and only without "
-                "resample; train it with --split off"
+                "resample; leave --split-latents out"
             )
         self._config, self._d_in, self.ranks = config, d_in, ranks
         self.d_sae = int(config.d_sae)  # type: ignore[attr-defined]
@@ -169,14 +174,29 @@ class Split:
             raise InputError(f"{self.d_sae} latents cannot be split over {ranks.size} ranks; use fewer ranks")
         self.start, self.stop = ranks.bounds(self.d_sae)
 
-    def build(self) -> Dictionary:
-        """This process's part, its weights not yet set."""
-        own = replace(self._config, d_sae=self.stop - self.start)  # type: ignore[call-arg]
-        return own.build(self._d_in)
+    def take(self, whole: Dictionary) -> Dictionary:
+        """This process's part of the dictionary that the first one has set the start of."""
+        own = replace(self._config, d_sae=self.stop - self.start).build(self._d_in)  # type: ignore[call-arg]
+        self.scatter(whole.state_dict() if self.ranks.first else None, own.state_dict())
+        return own
 
-    def whole(self) -> Dictionary:
-        """The whole dictionary, its weights not yet set."""
-        return self._config.build(self._d_in)
+    @torch.no_grad()
+    def assembled(self, own: Dictionary) -> Dictionary:
+        """The whole dictionary in the memory of every process's machine, from the parts of all."""
+        whole = self._config.build(self._d_in)
+        if self.ranks.first:
+            whole.load_state_dict(self.gather(own.state_dict()))
+        else:
+            self.gather(own.state_dict())
+        self.ranks.take_first(*whole.state_dict().values())
+        whole.hook_name = own.hook_name
+        return whole
+
+    def agree(self, due: bool) -> bool:
+        """What the first process says, on all."""
+        said = torch.tensor(int(due and self.ranks.first))
+        self.ranks.sum(said)
+        return bool(said)
 
     def axis(self, name: str, tensor: Tensor, d_sae: int) -> int | None:
         """Along which axis of a state's tensor latents lie; None where it is the same for all processes."""
@@ -214,8 +234,8 @@ class Split:
             parts[name] = tensor if axis is None else tensor.narrow(axis, self.start, self.stop - self.start)
         return parts
 
-    def gather(self, own: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        """Whole tensors in the first process's memory, from the parts of all; None on the others."""
+    def gather(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors in the first process's memory, from the parts of all; nothing on the others."""
         found: dict[str, Tensor] = {}
         for name, tensor in own.items():
             axis = self.axis(name, tensor, self.stop - self.start)
@@ -232,14 +252,13 @@ class Split:
                     parts.append(torch.empty(shape, dtype=part.dtype))
                     dist.recv(parts[-1], rank)
                 found[name] = torch.cat(parts, axis)
-        return found if self.ranks.first else None
+        return found if self.ranks.first else {}
 
     @torch.no_grad()
-    def combined(self, dictionary: Any, losses: Losses) -> Losses:
-        """The gradient of b_dec from all latents, the same bits on every process; losses stay."""
+    def complete(self, dictionary: Any) -> None:
+        """Make the gradient of b_dec that of all latents, the same bits on every process."""
         own = torch.mv(dictionary.W_enc, dictionary.b_enc.grad)
         total = own.clone()
         self.ranks.sum(total)
         dictionary.b_dec.grad.add_(own - total)
         self.ranks.take_first(dictionary.b_dec.grad)
-        return losses

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from unweave.core.distributed import Ranks, ranks
+from unweave.core.distributed import ALONE, Ranks, ranks
 from unweave.core.errors import InputError
 from unweave.core.progress import progress
 from unweave.core.runtime import Runtime
@@ -77,11 +77,12 @@ def train(
 def _steps(course: Course, batches: Batches, here: Ranks) -> None:
     """Take the steps that are left, with a progress bar."""
     shown = time.monotonic()
-    shares = Shares(batches.after(course.step), here)
+    shares = Shares(batches.after(course.step), ALONE if course.is_split else here)
     with progress(f"Training ({course.engine})", total=course.total, unit="steps") as bar, course.at_work():
         bar.advance(course.step)
         for batch in on_device(iter(shares), course.device):
-            course.take(batch, shares.whole())
+            whole = shares.whole()
+            course.take(batch, None if course.is_split else whole)
             if (now := time.monotonic()) - shown > _BAR_EVERY_SECONDS:
                 shown = now
                 bar.advance(course.step - bar.done, **course.latest())

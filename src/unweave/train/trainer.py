@@ -8,12 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unweave.core.distributed import ALONE
 from unweave.core.errors import InputError
 from unweave.dictionaries.base import Dictionary, Losses, Step
 from unweave.dictionaries.kernels import Kernels
 from unweave.dictionaries.whole import WholeBatch
 from unweave.train.adam import Adam
 from unweave.train.parallel import combined, first_said
+from unweave.train.split import Split
 from unweave.train.training import Training
 from unweave.train.transfer import Delayed
 
@@ -35,6 +37,7 @@ class Trainer:
         scale: float,
         variance: float,
         sparse: bool = True,
+        split: Split | None = None,
     ) -> None:
         """Set up.
 
@@ -47,6 +50,7 @@ class Trainer:
             scale: what batches are multiplied with.
             variance: mean squared distance of the batches' rows to their mean, for explained variance.
             sparse: take the dictionary's sparse step, where it has one; else autograd's.
+            split: of which this process holds a part, where the dictionary is one of several parts.
         """
         self.dictionary = dictionary
         self.training = training
@@ -54,6 +58,8 @@ class Trainer:
         self.step = 0
         self.history: dict[str, list[float]] = {}
         self._kernels = kernels
+        self._split = split
+        self._latents = ALONE if split is None else split.ranks
         self._sparse = sparse and dictionary.has_sparse_step()
         self._steps_per_epoch = steps_per_epoch
         self._scale = scale
@@ -64,7 +70,8 @@ class Trainer:
         # Two clocks, of steps and of active entries: what they show, what they showed when each latent fired last, and
         # how far they go on until a latent counts as dead.
         steps = max(1, round(training.dead_window * total)) if total else _ENDLESS_WINDOW
-        self._window = torch.tensor([[steps], [training.dead_firings * dictionary.d_sae]], device=device)
+        d_sae = dictionary.d_sae if split is None else split.d_sae
+        self._window = torch.tensor([[steps], [training.dead_firings * d_sae]], device=device)
         self._now = torch.zeros(2, 1, dtype=torch.int64, device=device)
         self._last_fired = torch.zeros(2, dictionary.d_sae, dtype=torch.int64, device=device)
         self._sums: dict[str, Tensor | float] = {}
@@ -94,16 +101,18 @@ class Trainer:
         batch = batch.to(self._device, non_blocking=True)
         if self._scale != 1.0:
             batch = batch * self._scale
-        step = self._where(whole or WholeBatch())
+        step = self._where(whole or WholeBatch(latents=self._latents))
         if (started_anew := dictionary.resample(step, batch)) is not None:
             self._adam.forget(started_anew)
             self._last_fired[:, started_anew] = self._now
         losses = combined(dictionary, self._gradients(batch, step), step.whole)
+        if self._split is not None:
+            self._split.complete(dictionary)
         if self._waits and not math.isfinite(sum(float(part.detach()) for part in losses.parts.values())):
             raise InputError(first_said(not_finite(self.step, batch, losses), batch, step.whole))
         dictionary.project_gradients()
         if self.training.clip_norm is not None:
-            self._adam.clip(self.training.clip_norm)
+            self._adam.clip(self.training.clip_norm, self._latents)
         self._rate = self.training.rate(self.step, self.total, self._steps_per_epoch)
         self._adam.step(self._rate)
         dictionary.after_step(step)
@@ -142,7 +151,7 @@ class Trainer:
     @torch.no_grad()
     def _note(self, losses: Losses) -> None:
         """Add one step to the interval's sums; this runs at every step, so it does little."""
-        active = losses.fired.sum()
+        active = WholeBatch(latents=self._latents).over_latents(losses.fired.sum())
         self._now[0] += 1
         self._now[1] += active
         torch.where(losses.fired > 0, self._now, self._last_fired, out=self._last_fired)
@@ -161,7 +170,7 @@ class Trainer:
             "loss": sum(value for name, value in means.items() if name != "l0"),
             **means,
             "explained_variance": 1 - error / self._variance if self._variance > 0 else 0.0,
-            "dead": float(self._dead().sum()),
+            "dead": float(WholeBatch(latents=self._latents).over_latents(self._dead().sum())),
             "learning_rate": rate,
         }
         self._sums = {}
@@ -180,14 +189,18 @@ class Trainer:
         return {label: self.history[name][-1] for name, label in shown.items() if self.history.get(name)}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that the next step depends on: tensors, and plain values."""
+        """Everything that the next step depends on: tensors, and plain values.
+
+        Of a dictionary in parts, all processes have to ask; the first gets the whole, the others nothing.
+        """
         tensors = {f"dictionary.{name}": value for name, value in self.dictionary.state_dict().items()}
         tensors.update({f"adam.{name}": moment for name, moment in self._adam.state().items()})
         tensors.update({f"sum.{name}": torch.as_tensor(value, dtype=self._exact) for name, value in self._sums.items()})
         tensors.update(now=self._now, last_fired=self._last_fired)
         if self._delayed is not None:
             tensors["delayed"] = self._delayed.state()
-        return tensors, {"step": self.step, "history": self.history, "sums": list(self._sums)}
+        values = {"step": self.step, "history": self.history, "sums": list(self._sums)}
+        return (tensors if self._split is None else self._split.gather(tensors)), values
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Take up the state that `state` gave."""
@@ -195,6 +208,7 @@ class Trainer:
         def below(prefix: str) -> dict[str, Tensor]:
             return {name.removeprefix(prefix): t.clone() for name, t in tensors.items() if name.startswith(prefix)}
 
+        tensors = tensors if self._split is None else self._split.part_of(tensors)
         self.dictionary.load_state_dict(below("dictionary."))
         self._adam.restore(below("adam."), int(values["step"]))
         sums = below("sum.")  # in the order of before: the columns of the history and the last bits of sums follow it

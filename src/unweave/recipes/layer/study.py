@@ -30,7 +30,7 @@ from unweave.train import Training
 
 _ROWS_A_LATENT = 32
 _MOST_LATENTS = 16_384
-_ARCHITECTURES = ("mlp", "cnn", "one-layer", "resnet18", "linear")
+_ARCHITECTURES = ("cnn", "linear", "mlp", "tanh")
 
 
 @dataclass(frozen=True, kw_only=True)

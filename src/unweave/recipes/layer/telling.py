@@ -16,10 +16,12 @@ from unweave.recipes.base import Run
 from unweave.recipes.classifier import findings
 from unweave.recipes.layer.study import LayerStudy, Subject, few
 from unweave.steer import dose_response
-from unweave.steer.fidelity import Fidelity, fidelity
+from unweave.steer.fidelity import Fidelity, Kept, fidelity
 from unweave.store.activations import Activations
 
 _MOST_MAPPED = 200
+_HARDLY = 0.02
+_LEAST_PLACES, _LEAST_MAPS = 4, 10  # fewer have no shape to speak of
 _CALLED = {"neurons": "raw neurons", "pca": "PCA", "random": "random directions", "untrained": "the untrained network"}
 
 
@@ -60,7 +62,7 @@ def tell_subject(subject: Subject, rows: Activations, run: Run) -> None:
     layout = rows.layout
     run.record({"layer/rows_train": float(rows.n), "layer/width": float(rows.d_in)})
     what = "texts" if subject.texts else "images"
-    meaning = f"{rows.n / max(len(subject.train), 1):.4g} rows an example"
+    meaning = f"{rows.n / max(len(subject.train), 1):.3g} {'tokens' if subject.texts else 'rows'} an example"
     if layout is not None and layout.kind == "grid":
         meaning = f"a grid of {layout.height} × {layout.width} places"
         if layout.prefix:
@@ -79,9 +81,7 @@ def tell_subject(subject: Subject, rows: Activations, run: Run) -> None:
         ("rows", meaning),
         ("examples", f"{len(subject.train):,} {what} to learn from, {len(subject.test):,} held out"),
     ]
-    run.section(
-        "What is looked at", "The dictionary is judged on rows that it did not learn from."
-    )
+    run.section("What is looked at", "The dictionary is judged on rows that it did not learn from.")
     run.table(["", ""], [list(fact) for fact in facts])
 
 
@@ -94,9 +94,9 @@ def tell_places(found: Layer, run: Run) -> None:
     maps = []
     for latent in np.sort(chosen).tolist():
         heat = np.nan_to_num(atlas.places_of(latent, most=1)[0].heat(layout))
-        if (heat > 0).sum() > 1:
+        if (heat > 0).sum() >= _LEAST_PLACES:
             maps.append(heat)
-    if not maps:
+    if len(maps) < _LEAST_MAPS:
         return
     stacked = np.stack(maps).astype(np.float64)
     everywhere = np.ones(stacked.shape[1:], bool)
@@ -105,12 +105,12 @@ def tell_places(found: Layer, run: Run) -> None:
     cells = min(4, *stacked.shape[1:])
     own, null = (localisation(some, cells=cells).largest for some in (stacked, shuffled))
     run.record({"places/largest_part": float(own.mean()), "places/maps": float(len(maps))})
-    run.record({"places/largest_part": float(null.mean())}, condition="dealt_again")
+    run.record({"places/largest_part_dealt_again": float(null.mean())})
     run.findings.append(
         f"On its strongest image a latent's values hang together: the largest connected part holds "
         f"{100 * own.mean():.0f} % of the mass of the places that carry half of it, {100 * null.mean():.0f} % where "
-        f"the same values are dealt out over the image at random (mean of {len(maps)} live latents). Neighbouring places "
-        "see overlapping parts of the image, so some of that the network gives any direction."
+        f"the same values are dealt out over the image at random (mean of {len(maps)} live latents). Neighbouring "
+        "places see overlapping parts of the image, so some of that the network gives any direction."
         if own.mean() > null.mean()
         else f"A latent's values lie scattered over its strongest image, no more in one part "
         f"({100 * own.mean():.0f} %) than dealt out at random ({100 * null.mean():.0f} %)."
@@ -150,24 +150,33 @@ def tell_splice(found: Layer, run: Run) -> None:
     figure = kept_figure({name: one.explained for name, one in kept.items()}, agreement)
     run.show("splice", figure, f"What is left of the answers to {main.n:,} held-out examples.")
     run.findings.append(_said_of_splice(main, measured))
+    if main.spread < _HARDLY:
+        run.findings.append(
+            f"The network answers nearly the same whatever it is shown (its answers differ by {100 * main.spread:.2g} % "
+            "of their length): what is kept of their variance says little here."
+        )
 
 
 def _said_of_splice(main: Fidelity, measured: Mapping[str, Fidelity]) -> str:
     others = {name: one.spliced for name, one in measured.items() if name != "dictionary"}
     best = max(others, key=lambda name: others[name].explained)
-    if main.spliced.agreement is not None and others[best].agreement is not None:
-        own, other = 100 * main.spliced.agreement, 100 * (others[best].agreement or 0.0)
-        said = f"the model gives the same answer to {own:.0f} % of held-out examples"
+    control = _CALLED.get(best, best)
+    if main.spliced.agreement is not None:
+        own, other, mean = (100 * (one.agreement or 0.0) for one in (main.spliced, others[best], main.mean))
         return (
-            f"With the reconstruction in place of the layer {said} ({100 * main.spliced.explained:.0f} % of the "
-            f"variance of its logits is kept); with the best control, {_CALLED.get(best, best)}, to {other:.0f} % "
-            f"({100 * others[best].explained:.0f} %), with the mean row to {100 * (main.mean.agreement or 0.0):.0f} %."
+            f"With the reconstruction in place of the layer the model gives the same answer to {own:.0f} % of held-out "
+            f"examples ({_share(main.spliced)} of the variance of its logits is kept); with the best control, "
+            f"{control}, to {other:.0f} % ({_share(others[best])}), with the mean row to {mean:.0f} %."
         )
     return (
-        f"With the reconstruction in place of the layer {100 * main.spliced.explained:.0f} % of the variance of the "
-        f"model's answers is kept; with the best control, {_CALLED.get(best, best)}, "
-        f"{100 * others[best].explained:.0f} %, with the mean row {100 * main.mean.explained:.0f} %."
+        f"With the reconstruction in place of the layer {_share(main.spliced)} of the variance of the model's answers "
+        f"is kept; with the best control, {control}, {_share(others[best])}, with the mean row {_share(main.mean)}."
     )
+
+
+def _share(kept: Kept) -> str:
+    """In words where answers lie further from the model's own than their mean does."""
+    return f"{100 * kept.explained:.0f} %" if kept.explained >= 0 else "none"
 
 
 def tell_moves(found: Layer, run: Run) -> None:
@@ -240,9 +249,7 @@ def tell_findings(found: Layer, run: Run) -> None:
     said += _said_of_untrained(run.metrics)
     said += _said_of_labels(run.metrics) if found.subject.labelled else []
     if found.config.model.kind in ("pretrained", "custom") and found.subject.untrained is None:
-        said.append(
-            "The same network with a random start could not be had, or is this one: it is not beside it."
-        )
+        said.append("The same network with a random start could not be had, or is this one: it is not beside it.")
     run.findings[:0] = said
 
 
