@@ -15,6 +15,7 @@ from unweave.capture.feed import Mixing
 from unweave.capture.stream import StreamedRows, stream_several
 from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
+from unweave.datasets.base import MemoryTexts
 from unweave.datasets.digits import Digits
 from unweave.datasets.scrambled import Scrambled
 from unweave.dictionaries.base import Dictionary
@@ -216,6 +217,43 @@ def test_rows_of_texts_are_those_of_their_real_tokens() -> None:
         torch.testing.assert_close(in_order(torch.cat(whole)), in_order(stored.rows(0, stored.n)))
         rest = again(stream.batches(16, epoch=1, skip=20))
         assert all(map(torch.equal, rest, whole[20:]))
+
+
+class Speller(nn.Module):
+    """A model of texts with a tokenizer of its own: a letter is a token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(128, 3)
+
+    def tokenize(self, texts: list[str]) -> dict[str, Tensor]:
+        longest = max(map(len, texts))
+        ids = torch.tensor([[*map(ord, text), *[0] * (longest - len(text))] for text in texts])
+        return {"input_ids": ids, "attention_mask": (ids > 0).long()}
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        embedded: Tensor = self.embed(input_ids)
+        return embedded
+
+
+def test_texts_are_shuffled_and_taken_up_by_the_rows_that_each_has() -> None:
+    generator = torch.Generator().manual_seed(0)
+    texts = ["abcdefgh"[: int(n)] for n in torch.randint(1, 9, (150,), generator=generator)]
+    model = Speller()
+    stream = StreamedRows(
+        model, MemoryTexts(texts), at="embed", rows="position", buffer_bytes=3000, batch_size=8, sample_rows=50
+    )
+    assert stream.n == sum(map(len, texts))
+    stored = capture(model, MemoryTexts(texts), at="embed", rows="position")
+    whole = again(stream.batches(16, epoch=1))
+    torch.testing.assert_close(in_order(torch.cat(whole)), in_order(stored.rows(0, stored.n)))
+    before = stream.stream.forward.examples
+    for skip in (1, 13, len(whole) - 2):
+        rest = again(stream.batches(16, epoch=1, skip=skip))
+        assert all(map(torch.equal, rest, whole[skip:]))
+    assert stream.stream.forward.examples - before < 2.3 * 150
+    pooled = StreamedRows(model, MemoryTexts(texts), at="embed", rows="pool")
+    assert pooled.n == sum(map(len, pooled.batches(32, epoch=0))) == 150
 
 
 def test_a_stream_that_shuffles_itself_is_told_the_epoch() -> None:

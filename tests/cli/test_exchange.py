@@ -35,7 +35,7 @@ def test_there_and_back_says_what_it_is(cli: Run, theirs: Path, tmp_path: Path) 
     assert cli(f"import {theirs} --out {own}")[0] == 0  # it is there already
     code, _, err = cli(f"import {theirs} --out {own} --hook other")
     assert (code, "for the hook point 'fc2'; overwrite it" in err) == (2, True)
-    assert cli(f"import {theirs} --out {own} --hook other --overwrite True")[0] == 0
+    assert cli(f"import {theirs} --out {own} --hook other --overwrite")[0] == 0
     assert uw.load(own).hook_name == "other"
     assert cli(f"export {theirs} --out {tmp_path / 'native'} --format unweave")[0] == 0
 

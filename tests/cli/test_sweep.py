@@ -161,7 +161,7 @@ def test_streams_that_make_no_sense_are_told(
 
 
 def test_a_dictionary_is_trained_while_the_model_runs(cli: Callable, tmp_path: Path) -> None:
-    line = "train --stream --at {at} --sae.d-sae 16 --training.epochs 2 --limit 300 --out {out}"
+    line = "train --stream --at {at} --sae.d-sae 16 --sae.k 2 --training.epochs 2 --limit 300 --out {out}"
     assert cli(line.format(at="fc2", out=tmp_path / "one")).code == 0
     ended = cli(line.format(at="fc1 fc2", out=tmp_path / "two"))
     assert ended.code == 0, ended.err

@@ -9,7 +9,7 @@ import pytest
 from torch import distributed as dist
 
 Start = Callable[..., list["subprocess.Popen[str]"]]
-_TIMEOUT_SECONDS = 120
+_TIMEOUT_SECONDS = 240
 
 
 @pytest.fixture

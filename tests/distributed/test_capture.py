@@ -27,7 +27,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     return _content(folder)
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_store_is_the_same_whatever_the_number_of_ranks(run, tmp_path: Path, alone, size: int) -> None:
     ended = run(size, rank_capture.__file__, tmp_path)
     assert [code for code, _ in ended] == [0] * size, ended

@@ -20,7 +20,7 @@ def alone():
     return {name: rank_training.numbers(rank_split.trained(config)) for name, config in rank_split.CASES.items()}
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_latents_split_over_ranks_learn_what_one_process_does(run, tmp_path: Path, alone, size: int) -> None:
     ended = run(size, rank_split.__file__, tmp_path)
     assert [code for code, _ in ended] == [0] * size, ended

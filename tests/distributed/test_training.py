@@ -14,7 +14,7 @@ def alone():
     return {name: rank_training.numbers(rank_training.trained(*case)) for name, case in rank_training.cases().items()}
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_every_kind_reaches_the_same_weights_as_one_process(run, tmp_path: Path, alone, size: int) -> None:
     ended = run(size, rank_training.__file__, tmp_path)
     assert [code for code, _ in ended] == [0] * size, ended

@@ -2,6 +2,8 @@
 
 import itertools
 import random
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +85,27 @@ def test_a_database_without_room(ground: "Ground", tmp_path: Path, tally: Tally)
         assert "ratings.sqlite" in ended.text
         tally(ERROR)
     check_started_again(ground, "rate", tmp_path, "a full database")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_small_disk(ground: "Ground", stage: str, tmp_path: Path, tally: Tally) -> None:
+    """A real file system with room for a share of what the stage leaves, then with room for all of it."""
+    needed = sum(path.stat().st_size for path in (ground.scratch.parent / "right" / stage).rglob("*") if path.is_file())
+    share = random.Random(f"{SEED} {stage}").choice([0.1, 0.4, 0.8])
+    mounted = ["mount", "-t", "tmpfs", "-o", f"size={max(8, round(share * needed / 1024))}k", "tmpfs", str(tmp_path)]
+    if shutil.which("mount") is None or subprocess.run(mounted, capture_output=True, check=False).returncode:
+        pytest.skip("needs a small file system: this user may not mount one")
+    try:
+        ended = ground.nursery.run(work(stage), ground.inputs, tmp_path)
+        assert ended.how in ("error", "right"), f"{stage} on {share} of its room: {ended.text}"
+        if ended.how == "error":
+            assert str(tmp_path) in ended.text, f"{stage} on {share} of its room: {ended.text}"
+            tally(ERROR)
+        subprocess.run(["mount", "-o", "remount,size=64m", str(tmp_path)], check=True)
+        check_started_again(ground, stage, tmp_path, f"{stage} on {share} of its room")
+        tally(RIGHT)
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
 @pytest.mark.slow

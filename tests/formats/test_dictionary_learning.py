@@ -27,7 +27,9 @@ def written(folder: Path, state: dict[str, Any], dict_class: str | None = None, 
     folder.mkdir(exist_ok=True)
     torch.save(state, folder / "ae.pt")
     if dict_class is not None:
-        (folder / "config.json").write_text(json.dumps({"trainer": {"dict_class": dict_class, **trainer}, "buffer": {}}))
+        (folder / "config.json").write_text(
+            json.dumps({"trainer": {"dict_class": dict_class, **trainer}, "buffer": {}})
+        )
     return folder
 
 
@@ -162,7 +164,13 @@ def test_groups_that_do_not_add_up(sizes: Tensor, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [ReLU(d_sae=S), TopK(d_sae=S, k=3), Gated(d_sae=S), JumpReLU(d_sae=S, target=3), Matryoshka(d_sae=S, k=3, prefixes=(0.5, 1.0))],
+    [
+        ReLU(d_sae=S),
+        TopK(d_sae=S, k=3),
+        Gated(d_sae=S),
+        JumpReLU(d_sae=S, target=3),
+        Matryoshka(d_sae=S, k=3, prefixes=(0.5, 1.0)),
+    ],
     ids=lambda config: config.kind,
 )
 def test_what_is_written_is_read_again(config: Any, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from unweave.dictionaries.exchange import CFG
 from unweave.dictionaries.gated import Gated
 from unweave.dictionaries.jumprelu import JumpReLU
 from unweave.dictionaries.neurons import Neurons
+from unweave.formats.base import Format, formats
 from unweave.store.artifact import writing
 from unweave.store.files import load_tensors, save_tensors
 from unweave.testing import example
@@ -142,3 +143,21 @@ def test_saving_elsewhere_than_in_a_folder_of_ours_is_refused(tmp_path: Path) ->
     (tmp_path / "sae" / CFG).write_text("{}")
     with pytest.raises(InputError, match="no Unweave artifact"):
         filled("relu").save(tmp_path / "sae")
+
+
+def _rows(heading: str) -> list[list[str]]:
+    """The cells of the table of docs/how-to/formats.md whose first heading is so called."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "formats.md").read_text(encoding="utf-8")
+    table = page.partition(f"| {heading} | ")[2].partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in table]
+
+
+def test_the_page_says_what_each_kind_is_in_saelens() -> None:
+    said = {row[0]: row[1] or f"unweave-{row[0]}" for row in _rows("kind")}
+    assert said == {kind: EXPECTED[kind][0] for kind in KINDS}
+
+
+def test_the_page_says_of_each_format_whether_it_is_written() -> None:
+    said = {row[0]: row[3] != "no" for row in _rows("name")}
+    known = {name: type(one).write is not Format.write for name, one in formats().items()}
+    assert said == {**known, "unweave": True}

@@ -7,11 +7,12 @@ import torch
 
 import unweave as uw
 from unweave.core.errors import InputError, StoreError
-from unweave.dictionaries.base import Dictionary
+from unweave.dictionaries.base import Dictionary, dictionary_identity
 from unweave.dictionaries.relu import ReLU
 from unweave.dictionaries.topk import TopK
 from unweave.formats.base import Format, Weights, centred_bias, formats, json_object, peek_json
 from unweave.formats.places import keep, recognise
+from unweave.store.artifact import writing
 from unweave.store.files import save_tensors
 
 
@@ -117,6 +118,30 @@ def test_a_native_folder_is_kept_as_it_is_and_another_one_is_made_ours(dictionar
     with pytest.raises(StoreError, match=r"cfg\.json"):
         keep(tmp_path / "own", tmp_path / "third")
     assert not (tmp_path / "third").exists()
+
+
+def test_a_damaged_manifest_does_not_make_it_another_library_s(dictionary: Dictionary, tmp_path: Path) -> None:
+    dictionary.save(tmp_path / "own")
+    path = tmp_path / "own" / "manifest.json"
+    whole = path.read_text()
+    for damaged in (whole[: len(whole) // 2], "", "{}", "[]"):
+        path.write_text(damaged)
+        with pytest.raises(StoreError, match=r"manifest\.json"):
+            uw.load(tmp_path / "own")
+    path.write_text('{"name": "of something else"}')
+    assert uw.load(tmp_path / "own").origin["format"] == "saelens"
+
+
+def test_a_manifest_cannot_name_files_elsewhere(dictionary: Dictionary, tmp_path: Path) -> None:
+    with writing(tmp_path / "own", dictionary_identity(dictionary.config, 3, {"weights": "1"})) as draft:
+        dictionary.write(draft)
+        (draft.folder / "deep").mkdir()
+        (draft.folder / "deep" / "x").write_text("x")
+    path = tmp_path / "own" / "manifest.json"
+    path.write_text(path.read_text().replace('"deep/x"', '"deep/../deep/x"'))
+    with pytest.raises(StoreError, match=r"manifest\.json"):
+        keep(tmp_path / "own", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
 
 
 def test_weights_say_what_does_not_fit(tmp_path: Path) -> None:

@@ -80,4 +80,3 @@ def scramble(module: torch.nn.Module, seed: int) -> None:
 def scrambled() -> Callable[[torch.nn.Module, int], None]:
     """Random values for every parameter of a module, from a seed."""
     return scramble
-

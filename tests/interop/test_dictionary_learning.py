@@ -26,10 +26,10 @@ matryoshka = pytest.importorskip("dictionary_learning.trainers.matryoshka_batch_
 
 SIZES = [(16, 40), (64, 24), (784, 96)]
 MAKES: dict[str, Callable[[int, int], Any]] = {
-    "AutoEncoder": lambda d, s: peer.AutoEncoder(d, s),
-    "AutoEncoderNew": lambda d, s: peer.AutoEncoderNew(d, s),
-    "GatedAutoEncoder": lambda d, s: peer.GatedAutoEncoder(d, s),
-    "JumpReluAutoEncoder": lambda d, s: peer.JumpReluAutoEncoder(d, s),
+    "AutoEncoder": peer.AutoEncoder,
+    "AutoEncoderNew": peer.AutoEncoderNew,
+    "GatedAutoEncoder": peer.GatedAutoEncoder,
+    "JumpReluAutoEncoder": peer.JumpReluAutoEncoder,
     "AutoEncoderTopK": lambda d, s: top_k.AutoEncoderTopK(d, s, k=7),
     "BatchTopKSAE": lambda d, s: batch_top_k.BatchTopKSAE(d, s, k=7),
     "MatryoshkaBatchTopKSAE": lambda d, s: matryoshka.MatryoshkaBatchTopKSAE(d, s, 7, [s // 4, s // 4, s - s // 4 * 2]),
@@ -47,9 +47,7 @@ def saved(model: Any, folder: Path, **trainer: Any) -> Path:
 
 @pytest.mark.parametrize(("d_in", "d_sae"), SIZES)
 @pytest.mark.parametrize("name", MAKES)
-def test_what_it_computes(
-    name: str, d_in: int, d_sae: int, tmp_path: Path, same: Any, scrambled: Any
-) -> None:
+def test_what_it_computes(name: str, d_in: int, d_sae: int, tmp_path: Path, same: Any, scrambled: Any) -> None:
     model = MAKES[name](d_in, d_sae)
     scrambled(model, seed=d_in)
     if name == "BatchTopKSAE":
@@ -69,7 +67,14 @@ def test_a_threshold_that_was_never_set(tmp_path: Path, same: Any, scrambled: An
 def test_after_some_training(tmp_path: Path, same: Any) -> None:
     torch.manual_seed(0)
     trainer = batch_top_k.BatchTopKTrainer(
-        steps=40, activation_dim=16, dict_size=48, k=4, layer=0, lm_name="m", threshold_start_step=5, warmup_steps=1,
+        steps=40,
+        activation_dim=16,
+        dict_size=48,
+        k=4,
+        layer=0,
+        lm_name="m",
+        threshold_start_step=5,
+        warmup_steps=1,
         device="cpu",
     )
     rows = torch.randn(40, 128, 16) + torch.arange(16.0)
@@ -101,6 +106,8 @@ def test_the_way_back(config: Any, tmp_path: Path, same: Any, scrambled: Any) ->
     name = json.loads((tmp_path / "out" / "config.json").read_text())["trainer"]["dict_class"]
     model = MAKES[name](11, 20)
     if name == "AutoEncoderTopK":
-        model = top_k.AutoEncoderTopK.from_pretrained(tmp_path / "out" / "ae.pt", k=3) or top_k.AutoEncoderTopK(11, 20, 3)
+        model = top_k.AutoEncoderTopK.from_pretrained(tmp_path / "out" / "ae.pt", k=3) or top_k.AutoEncoderTopK(
+            11, 20, 3
+        )
     model.load_state_dict(torch.load(tmp_path / "out" / "ae.pt", weights_only=True))
     same(own, model.encode, model.decode, 11)

@@ -93,9 +93,9 @@ def test_further_values_join_those_that_are_there(
     trained: list[int] = []
     train_batch = Trainer.train_batch
 
-    def counted(self: Trainer, batch: Any) -> None:
+    def counted(self: Trainer, *batch: Any) -> None:
         trained.append(self.dictionary.config.k)
-        train_batch(self, batch)
+        train_batch(self, *batch)
 
     monkeypatch.setattr(Trainer, "train_batch", counted)
     _, grown = sweep_recipe("digits", small, sparsities(small, "2", "4"), out=tmp_path / "sweep")

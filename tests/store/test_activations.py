@@ -7,12 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unweave.core.errors import StoreError
+from unweave.core.errors import InputError, StoreError
 from unweave.store import activations as module
+from unweave.store import order
 from unweave.store.activation_writer import ActivationWriter
 from unweave.store.activations import DTYPES, KIND, Activations, RowBlock
-from unweave.store.artifact import MANIFEST, Identity, writing
+from unweave.store.artifact import MANIFEST, Identity, read_json, write_json, writing
 from unweave.store.files import load_tensors, save_tensors
+from unweave.store.order import WindowedOrder
 from unweave.store.rows import RowSource, TensorRows
 from unweave.store.scratch import Scratch
 from unweave.store.shards import shard_name
@@ -109,25 +111,31 @@ def test_blocks_come_in_order(store: Activations) -> None:
     assert torch.cat(blocks)[:, 0].tolist() == list(range(10))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     n=st.integers(1, 40),
     shard=st.integers(1, 20),
     block=st.integers(1, 12),
-    window=st.integers(1, 45),
+    window=st.integers(12, 45),
     batch_size=st.integers(1, 45),
     skip=st.integers(0, 8),
+    dtype=st.sampled_from(sorted(DTYPES)),
+    d_in=st.integers(1, 3),
 )
-def test_batches_hold_each_row_once_and_skip_whole_batches(
-    n: int, shard: int, block: int, window: int, batch_size: int, skip: int
+def test_batches_hold_each_row_once_in_the_order_and_skip_whole_batches(
+    n: int, shard: int, block: int, window: int, batch_size: int, skip: int, dtype: str, d_in: int
 ) -> None:
+    row_bytes = d_in * DTYPES[dtype].itemsize
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_BLOCK_BYTES", block * 8)
-        patch.setattr(module, "_WINDOW_BYTES", window * 8)
-        store = _store(Path(folder) / "s", [n], rows_a_shard=shard)
+        patch.setattr(order, "BLOCK_BYTES", block * row_bytes)
+        _store(Path(folder) / "s", [n], d_in, rows_a_shard=shard, dtype=dtype)
+        store = Activations(Path(folder) / "s", window_bytes=window * row_bytes)
         for shuffle in (True, False):
             whole = list(store.batches(batch_size, seed=1, epoch=2, shuffle=shuffle))
-            assert sorted(torch.cat(whole)[:, 0].tolist()) == list(range(n))
+            seen = torch.cat(whole)
+            assert torch.equal(seen, seen[:, :1].expand(-1, d_in))
+            numbers = WindowedOrder.of(n, row_bytes, window * row_bytes).numbers(seed=1, epoch=2)
+            assert seen[:, 0].int().tolist() == (torch.cat(list(numbers)).tolist() if shuffle else list(range(n)))
             assert all(len(batch) == batch_size for batch in whole[:-1])
             left = list(store.batches(batch_size, seed=1, epoch=2, shuffle=shuffle, skip=skip))
             assert [batch.tolist() for batch in left] == [batch.tolist() for batch in whole[skip:]]
@@ -141,18 +149,46 @@ def test_a_small_store_and_a_tensor_come_in_the_same_order(store: Activations) -
     assert store.moments().variance == tensor.moments().variance
 
 
-def test_only_windows_are_read(store: Activations, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BLOCK_BYTES", 8)
-    monkeypatch.setattr(module, "_WINDOW_BYTES", 3 * 8)
-    asked: list[int] = []
-    read = store.rows
-    monkeypatch.setattr(store, "rows", lambda start, stop: (asked.append(stop - start), read(start, stop))[1])
-    batches = store.batches(2, seed=0, epoch=0)
+def test_a_window_of_less_than_a_block_is_refused(store: Activations) -> None:
+    with pytest.raises(InputError, match="window_bytes=100 is too small"):
+        Activations(store.folder, window_bytes=100)
+
+
+def test_windows_of_another_size_make_another_order(store: Activations, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "BLOCK_BYTES", 8)
+    assert store.order_id is None
+    assert Activations(store.folder, window_bytes=1 << 20).order_id is None  # one window is one window
+    assert Activations(store.folder, window_bytes=24).order_id == "windows of 3 blocks"
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="needs /proc")
+def test_maps_of_files_are_gone_with_their_windows(store: Activations, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "BLOCK_BYTES", 16)
+
+    def maps() -> int:
+        return Path("/proc/self/maps").read_text().count(str(store.folder))
+
+    narrow = Activations(store.folder, window_bytes=16)
+    before = maps()
+    batches = narrow.batches(1, seed=0, epoch=0)
     next(batches)
-    assert sum(asked) <= 6
-    list(batches)
-    assert sum(asked) == store.n
-    assert max(asked) == 1
+    assert maps() <= before + 2 * len(narrow.manifest.details["shards"])
+    batches.close()
+    assert maps() == before
+    list(narrow.batches(3, seed=0, epoch=0))
+    assert maps() == before
+
+
+def test_a_shard_that_was_cut_short_after_it_was_opened_is_named(
+    store: Activations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order, "BLOCK_BYTES", 8)
+    opened = Activations(store.folder, window_bytes=16)
+    list(opened.batches(4, seed=0, epoch=0))
+    path = store.folder / shard_name(0)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(StoreError, match=r"shard-00000\.safetensors has .* bytes where its manifest says"):
+        list(opened.batches(4, seed=0, epoch=0))
 
 
 def test_a_change_to_what_was_read_does_not_reach_the_disk(store: Activations) -> None:
@@ -196,16 +232,19 @@ def _moments_gone(folder: Path) -> Iterator[str]:
     yield r"moments\.safetensors is missing"
 
 
+def _change_details(folder: Path, **details: object) -> None:
+    data = read_json(folder / MANIFEST)
+    data["details"] |= details
+    write_json(folder / MANIFEST, data, sealed=True)
+
+
 def _fewer_rows_in_the_manifest(folder: Path) -> Iterator[str]:
-    text = (folder / MANIFEST).read_text()
-    assert '"n": 10' in text
-    (folder / MANIFEST).write_text(text.replace('"n": 10', '"n": 9'))
+    _change_details(folder, n=9)
     yield r"manifest\.json.*rows do not make 9"
 
 
 def _no_details(folder: Path) -> Iterator[str]:
-    text = (folder / MANIFEST).read_text()
-    (folder / MANIFEST).write_text(text.replace('"shards"', '"shirds"'))
+    _change_details(folder, shards=None)
     yield r"manifest\.json does not say what the shards hold"
 
 

@@ -179,9 +179,13 @@ def test_damage_to_a_header_or_a_manifest_is_seen(url: str, tmp_path: Path) -> N
         (tmp_path / "file").write_bytes(text)
         folder.put(tmp_path / "file", name)
         with pytest.raises(StoreError, match=said):
-            store = Activations(url)
-            store.moments()
-            list(store.blocks(5))
+            _use(url)
+
+
+def _use(url: str) -> None:
+    store = Activations(url)
+    store.moments()
+    list(store.blocks(5))
 
 
 def test_several_hook_points_are_stores_below_the_url(url: str) -> None:

@@ -190,10 +190,10 @@ def _save_arrays(path: Path, **arrays: np.ndarray) -> None:
 def label_metrics_when_shuffled(atlas: Atlas, activations: Activations, *, seed: int) -> dict[str, float]:
     """The atlas's label numbers with the labels dealt out again at random: what misaligned labels would have shown."""
     if atlas.manifest.inputs["activations"] != activations.id:
-        raise InputError(f"{atlas.folder} was made from other activations than {activations.folder}")
+        raise InputError(f"{atlas.folder} was made from other activations than {activations.place}")
     labels = _labels(activations, atlas.entries, atlas.analysis, seed, shuffled=True)
     if labels is None:
-        raise InputError(f"{activations.folder} has no labels")
+        raise InputError(f"{activations.place} has no labels")
     status = np.asarray(atlas.latents["status"].to_pylist())
     return labels.metrics(np.isin(status, ["live", "dense"]))
 

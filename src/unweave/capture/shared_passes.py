@@ -177,16 +177,16 @@ class Stream:
         self, row: Mapping[str, int], epoch: int | None, *, shuffle: bool
     ) -> tuple[Iterator[Batch], dict[str, int]]:
         """Batches of a pass from the one that holds the first of these rows on, and the rows before it."""
-        examples = self._examples
-        if epoch is not None and all(self.sample().per_example.values()):
-            examples = examples.at_epoch(epoch)
+        examples, same = self._examples, all(self.sample().per_example.values())
+        if epoch is not None and (same or (not examples.seekable and self._limit is None)):
+            examples = examples.at_epoch(epoch)  # not where other examples than those counted would have other rows
         if not examples.seekable:
             return self._skipped(self._limited(iter(examples)), row)
         order = torch.arange(self._count()[0])
         if shuffle:
             order = torch.randperm(len(order), generator=torch_generator(self.seed, epoch or 0))
         places = range(0, len(order), self._batch_size)
-        if all(self.sample().per_example.values()):
+        if same:
             before = {name: [self.sample().per_example[name] * place for place in places] for name in row}
         else:
             counts = self._count()[1]

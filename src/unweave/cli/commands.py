@@ -59,8 +59,8 @@ class CaptureArguments(StageArguments):
     """Flags of `unweave capture`."""
 
     capture: Annotated[Capture, Flat]
-    out: Path
-    "folder of the activation store; several hook points get a subfolder each"
+    out: str
+    "folder or URL (s3://, gs://) of the activation store; several hook points get a subfolder each"
     data: DatasetConfig = field(default_factory=Digits)
     "the images or texts"
     split: Split = "train"
@@ -81,7 +81,7 @@ def capture_command(given: list[str], program: str) -> None:
     source = Source(data=read.data, split=read.split, data_dir=read.data_dir, model=read.model, seed=read.seed)
     examples = source.dataset()
     model = source.build(examples).to(read.runtime.torch_device())
-    options = {name: getattr(read.capture, name) for name in ("rows", "side", "dtype", "mean", "std")}
+    options = {name: getattr(read.capture, name) for name in ("rows", "side", "dtype", "mean", "std", "layout", "prefix")}
     names = resolve(model, read.capture.at)
     captured = capture(
         model,
@@ -94,15 +94,15 @@ def capture_command(given: list[str], program: str) -> None:
         **options,
     )
     for store in captured.values() if isinstance(captured, dict) else [captured]:
-        console.print(f"{store.n:,} rows of width {store.d_in} from {store.hook_name}: {store.folder}")
+        console.print(f"{store.n:,} rows of width {store.d_in} from {store.hook_name}: {store.place}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainArguments(StageArguments):
     """Flags of `unweave train`."""
 
-    activations: tyro.conf.Positional[Path]
-    "an activation store"
+    activations: tyro.conf.Positional[str]
+    "an activation store: its folder or URL"
     out: Path
     "folder of the dictionary"
     sae: DictionaryConfig = field(default_factory=TopK)
@@ -137,8 +137,8 @@ class AnalyzeArguments(StageArguments):
 
     dictionary: tyro.conf.Positional[str]
     "a dictionary's folder, another library's, or hf://ORG/REPO[/FOLDER]"
-    activations: tyro.conf.Positional[Path]
-    "the activation store to judge it on: held-out rows"
+    activations: tyro.conf.Positional[str]
+    "the activation store to judge it on, its folder or URL: held-out rows"
     out: Path
     "folder of the atlas"
     data: DatasetConfig | None = None

@@ -153,6 +153,9 @@ def _sweep_stream(given: list[str], program: str) -> None:
     """Train many dictionaries while one model runs once for all of them; a comma-separated list makes a grid."""
     refuse_store(given, program)
     kinds, axes = take_lists(given)
+    if not kinds:  # the values that stand where the lists go must fit the others; no list's own default need
+        first = {axis.flag: axis.values[0] for axis in axes if axis.section == "sae"}
+        given += [word for pair in first.items() if pair[1].lower() != "none" for word in pair]
     default = unfilled(StreamSweepArguments, stream=unfilled(Streaming, capture=unfilled(Capture)))
     read = parse(
         StreamSweepArguments, default, given, program=f"{program} {FLAG}", description=_sweep_stream.__doc__ or ""

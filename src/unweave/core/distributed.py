@@ -261,13 +261,13 @@ def _join() -> Ranks:
 
 
 def _leave(here: Ranks) -> None:
-    if not here._stop.is_set() or dist.is_initialized():
-        with suppress(RuntimeError):
-            here._store.set(f"beat/{here.rank}", "done")
-        here._stop.set()
-        if dist.is_initialized():
-            with suppress(RuntimeError):
-                dist.destroy_process_group()
+    if here._stop.is_set():  # this rank failed, or has left: a group with dead members is not waited for
+        return
+    with suppress(RuntimeError):
+        here._store.set(f"beat/{here.rank}", "done")
+    here._stop.set()
+    with suppress(RuntimeError):
+        dist.destroy_process_group()
 
 
 def _watch(here: Ranks, silent: float) -> None:

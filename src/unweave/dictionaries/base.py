@@ -221,7 +221,7 @@ class Dictionary(nn.Module, ABC):
             return
         known = read_manifest(Path(folder), KIND).details.get("hook_name", "")
         if known != self.hook_name:
-            raise InputError(f"{folder} holds this dictionary for the hook point {known!r}; overwrite it to change that")
+            raise InputError(f"{folder} holds this dictionary for the hook point {known!r}; overwrite it to change it")
 
     def write(self, draft: Draft) -> None:
         """Put the weights into an artifact that is being written.

@@ -68,7 +68,7 @@ class PlacedImage:
         """The value at each pixel; NaN outside of what the places cover."""
         rows, row_inside = _cells(height, self.area[0], self.area[2], self.heat.shape[0])
         columns, column_inside = _cells(width, self.area[1], self.area[3], self.heat.shape[1])
-        values = self.heat[np.ix_(rows, columns)].astype(np.float64)
+        values = np.asarray(self.heat[np.ix_(rows, columns)], np.float64)
         values[~(row_inside[:, None] & column_inside)] = np.nan
         return values
 
@@ -87,7 +87,7 @@ def _tinted(
     colour = _COLOURS[(share * 255).astype(np.int64)]
     opacity = np.where(share > 0, 0.35 + (_STRONGEST - 0.35) * share, 0.0)[..., None]
     made = grey * (1 - opacity) + colour * opacity
-    return np.where(np.isnan(values)[..., None], made * (1 - _BLANK) + _BLANK, made)
+    return np.asarray(np.where(np.isnan(values)[..., None], made * (1 - _BLANK) + _BLANK, made))
 
 
 def scale_strip(width: int = 256, height: int = 1) -> UInt8[np.ndarray, "h w 3"]:

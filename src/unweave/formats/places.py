@@ -41,9 +41,12 @@ def load(place: str | Path, *, format: str | None = None) -> Dictionary:  # noqa
 
 
 def is_native(folder: Path) -> bool:
-    """Whether a folder is an artifact of Unweave's own, whatever it holds."""
+    """Whether a folder is an artifact of Unweave's own, whatever it holds.
+
+    One whose manifest cannot be read is: it is damaged, and must not pass for another library's.
+    """
     known = peek_json(folder / MANIFEST)
-    return {"kind", "schema", "files"} <= known.keys()
+    return {"kind", "schema", "files"} <= known.keys() or (not known and (folder / MANIFEST).is_file())
 
 
 def recognise(place: Path) -> Format:
@@ -123,6 +126,9 @@ def keep(source: Path, folder: Path) -> None:
         load(source).save(folder)
         return
     manifest = read_manifest(source, KIND, verify=True)
+    for path in manifest.files:
+        if Path(path).is_absolute() or ".." in Path(path).parts:
+            raise StoreError(f"{source / MANIFEST} names {path!r}, which is not in its folder")
     known = Identity(kind=KIND, config=manifest.config, inputs=manifest.inputs, seed=manifest.seed)
     if existing(folder, known):
         return

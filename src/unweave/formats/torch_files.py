@@ -39,6 +39,7 @@ _TENSORS = {
 }
 _NAMED = {"GLOBAL"}
 _NAMELESS = {"STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "NEWOBJ_EX"}
+_Archive = io.BufferedReader | io.BytesIO
 _BY_PLACE = threading.Lock()  # torch keeps what it trusts in one place for the whole process
 
 
@@ -72,7 +73,7 @@ def load_torch(path: Path, *, known: Collection[str] = (), skip: int = 0) -> Any
     try:
         with path.open("rb") as opened:
             opened.seek(skip)
-            archive: io.BufferedIOBase = io.BytesIO(opened.read()) if skip else opened
+            archive: _Archive = io.BytesIO(opened.read()) if skip else opened
             program = _program(archive, path)
             _refuse_code(program, path, set(known))
             archive.seek(0)
@@ -121,7 +122,7 @@ def _plain(value: Any) -> Any:
     return value.detach().cpu().contiguous().clone() if isinstance(value, Tensor) else value
 
 
-def _program(archive: io.BufferedIOBase, path: Path) -> bytes:
+def _program(archive: _Archive, path: Path) -> bytes:
     """The pickle in an archive whose records lie in it as they are."""
     start = archive.read(4)
     size = archive.seek(0, io.SEEK_END)
@@ -169,7 +170,7 @@ def _inert(name: str) -> type[Inert]:
     return type(name.rpartition(".")[2], (Inert,), {"name": name})
 
 
-def _load(place: io.BufferedIOBase | Path, stubs: Mapping[str, type[Inert]]) -> Any:
+def _load(place: _Archive | Path, stubs: Mapping[str, type[Inert]]) -> Any:
     trusted = [(stub, name) for name, stub in stubs.items()]
     with _BY_PLACE, torch.serialization.safe_globals(trusted):  # type: ignore[arg-type]
         if isinstance(place, Path):

@@ -75,6 +75,6 @@ CONDITIONS = {
     "neurons": "the layer's own units; each side of a unit's mean is a latent",
     "pca": "principal components of the training rows; each side is a latent",
     "random": "directions drawn evenly from the sphere, never trained",
-    "untrained": "the same dictionary of the same layer of the network with random weights, judged on its rows of the same examples",
+    "untrained": "the same dictionary of the same layer with random weights, on its rows of the same examples",
     "misaligned": "the dictionary again, its labels dealt out at random",
 }

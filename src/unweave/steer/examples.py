@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from unweave.core.errors import InputError
 from unweave.core.hashing import hash_tensor
@@ -36,7 +36,7 @@ class Examples:
         examples: Tensor | Dataset,
         labels: Tensor | Sequence[int] | None = None,
         class_names: Sequence[str] | None = None,
-        model: nn.Module | None = None,
+        model: object = None,
     ) -> None:
         if not isinstance(examples, (Tensor, ImageDataset, TextDataset)):
             raise InputError(

@@ -7,7 +7,7 @@ exact mean and variance of all rows. A store may be many times larger than memor
 
 import bisect
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from unweave.core.errors import InputError, StoreError
 from unweave.store.artifact import MANIFEST, Manifest, read_manifest
 from unweave.store.layout import Layout, from_details
 from unweave.store.order import WINDOW_BYTES, WindowedOrder
-from unweave.store.reading import Held, Kept, ShuffledReading, read_ahead
+from unweave.store.reading import KeptWhole, ShuffledReading, read_ahead
 from unweave.store.remote import RemoteFolder, RemoteShards, as_place, as_url
 from unweave.store.rows import Moments
 from unweave.store.scratch import Scratch
@@ -83,8 +83,8 @@ class Activations:
             else RemoteShards(remote, self.manifest, shards, self._d_in, kind)
         )
         self._order = WindowedOrder.of(self._n, self._d_in * kind.itemsize, window_bytes)
-        self._reading = ShuffledReading(self._order, self._hold, d_in=self._d_in, dtype=kind)
-        self._whole: Held | None = None
+        hold = self._shards.hold if self._order.windows > 1 else KeptWhole(self._shards.hold)
+        self._reading = ShuffledReading(self._order, hold, d_in=self._d_in, dtype=kind)
         self._scratch: Scratch | None = None
 
     def keep(self, scratch: Scratch) -> "Activations":
@@ -117,6 +117,12 @@ class Activations:
     def id(self) -> str:
         """Fingerprint of what was captured."""
         return self.manifest.id
+
+    @property
+    def order_id(self) -> str | None:
+        """What the order of the batches depends on beside seed and epoch; None where that is as it is by default."""
+        default = WindowedOrder.of(self._n, self._row_bytes)
+        return None if self._order == default else f"windows of {self._order.blocks_per_window} blocks"
 
     @property
     def hook_name(self) -> str:
@@ -197,14 +203,6 @@ class Activations:
     @property
     def _row_bytes(self) -> int:
         return self._d_in * DTYPES[self.dtype].itemsize
-
-    def _hold(self, ranges: Sequence[tuple[int, int]]) -> Held:
-        """Rows within reach; a store of one window stays there for every epoch."""
-        if self._order.windows > 1:
-            return self._shards.hold(ranges)
-        if self._whole is None:
-            self._whole = self._shards.hold([(0, self.n)])
-        return Kept(self._whole.starts, self._whole.lengths)
 
     def __repr__(self) -> str:
         return f"Activations({self.hook_name!r}, n={self.n:,}, d_in={self.d_in}, {self.dtype}, {self.place!r})"

@@ -86,7 +86,7 @@ def _map(file: RowFile) -> torch.UntypedStorage:
         size = file.path.stat().st_size
         if size != file.size:
             raise StoreError(f"{file.path} has {size:,} bytes where its manifest says {file.size:,}; make it again")
-        return torch.UntypedStorage.from_file(str(file.path), False, file.size)
+        return torch.from_file(str(file.path), shared=False, size=file.size, dtype=torch.uint8).untyped_storage()
     except (OSError, RuntimeError) as error:
         raise StoreError(f"{file.path} cannot be read: {str(error).splitlines()[0]}") from None
 

@@ -145,7 +145,9 @@ class ShuffledReading:
             while True:
                 for pieces in islice(plan, _CHUNKS_AHEAD - len(ahead)):
                     open_until(pieces[-1][0] + 1)
-                    ahead.append(copiers.submit(self._copy, [(windows[w], *at) for w, *at in pieces]))
+                    ahead.append(
+                        copiers.submit(self._copy, [(windows[number], start, stop) for number, start, stop in pieces])
+                    )
                 if not ahead:
                     return
                 yield from ahead.popleft().result().split(batch_size)
@@ -223,7 +225,7 @@ def _one_thread() -> None:
 
 
 @dataclass(frozen=True)
-class Kept:
+class _Kept:
     """Rows that stay within reach when they are closed."""
 
     starts: Sequence[int]
@@ -231,6 +233,22 @@ class Kept:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+class KeptWhole:
+    """Brings all rows of a source within reach at the first use, for every epoch: a source of one window."""
+
+    def __init__(self, hold: Hold) -> None:
+        self._hold = hold
+        self._held: Held | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, ranges: Ranges) -> Held:
+        """All rows, whatever is asked for."""
+        with self._lock:
+            if self._held is None:
+                self._held = self._hold(ranges)
+        return _Kept(self._held.starts, self._held.lengths)
 
 
 def read_ahead(

@@ -98,7 +98,7 @@ class LocalShards:
 
 
 def refuse_shard(
-    where: str, found: tuple[tuple[int, ...], torch.dtype] | None, shape: tuple[int, int], dtype: torch.dtype
+    where: str, found: tuple[tuple[int, ...], torch.dtype | None] | None, shape: tuple[int, int], dtype: torch.dtype
 ) -> None:
     """Say that a shard does not hold what the manifest says.
 

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,15 +54,13 @@ class Database:
             self._make_tables()
         except SQLAlchemyError as error:
             raise self._unusable(error) from None
-        self._sessions = sessionmaker(
-            self._engine, expire_on_commit=False
-        )  # rows are read after their session has ended
+        self._sessions = sessionmaker(self._engine, expire_on_commit=False)  # rows are read after it
 
     def _make_tables(self) -> None:
-        try:
-            Base.metadata.create_all(self._engine)
-        except SQLAlchemyError:  # another process may have made them between the look and the making
-            Base.metadata.create_all(self._engine)
+        for _ in range(len(Base.metadata.tables)):
+            with suppress(SQLAlchemyError):  # another process may make one between the look and the making
+                return Base.metadata.create_all(self._engine)
+        return Base.metadata.create_all(self._engine)
 
     def _unusable(self, error: SQLAlchemyError) -> StoreError:
         return StoreError(

@@ -58,6 +58,8 @@ class Job:
         """What its artifact is."""
         source = batches.source
         inputs = {"first batches" if batches.per_epoch is None else "activations": source.id}
+        if (order := getattr(source, "order_id", None)) is not None:  # windows that are not of the usual size
+            inputs["order"] = order
         return dictionary_identity(self.dictionary, source.d_in, inputs, training=self.training, seed=self.seed)
 
     def finished(self, identity: Identity, *, overwrite: bool = False) -> Dictionary | None:

@@ -7,12 +7,12 @@ from torch import nn
 from unweave.analyze import Atlas, analyze
 from unweave.analyze.stage import label_metrics_when_shuffled
 from unweave.capture import capture
-from unweave.datasets.base import Dataset, ImageDataset, TextDataset
+from unweave.datasets.base import Dataset, ImageDataset, Split, TextDataset
 from unweave.dictionaries.base import Dictionary, DictionaryConfig
 from unweave.models.adopted import ReadsText
 from unweave.recipes.base import Run, recipe
 from unweave.recipes.classifier import controls
-from unweave.recipes.layer.study import LayerStudy, Subject, open_subject, sized
+from unweave.recipes.layer.study import SPLITS, LayerStudy, Subject, open_subject, sized
 from unweave.recipes.layer.telling import Layer, tell_findings, tell_moves, tell_places, tell_splice, tell_subject
 from unweave.recipes.sources import Source
 from unweave.store.activations import Activations
@@ -26,7 +26,7 @@ _BATCH = 128
 def layer(config: LayerStudy, run: Run) -> None:
     """What does one layer of your own network see in your own data, where in it, and what hangs on it?"""
     subject = open_subject(config, run)
-    train_rows, test_rows = (_captured(config, subject.module, subject, split, run) for split in ("train", "test"))
+    train_rows, test_rows = (_captured(config, subject.module, subject, split, run) for split in SPLITS)
     tell_subject(subject, train_rows, run)
     size = sized(config, train_rows.n, train_rows.d_in)
     judge = _Judge(config, subject, run)
@@ -36,7 +36,7 @@ def layer(config: LayerStudy, run: Run) -> None:
         name: judge.trained(control, train_rows, test_rows, name)[0] for name, control in controls(sae.d_sae, k).items()
     }
     if subject.untrained is not None:
-        rows = [_captured(config, subject.untrained, subject, split, run, "untrained") for split in ("train", "test")]
+        rows = [_captured(config, subject.untrained, subject, split, run, "untrained") for split in SPLITS]
         judge.trained(size, rows[0], rows[1], "untrained")
     if subject.labelled:
         run.record(label_metrics_when_shuffled(atlas, test_rows, seed=run.seed), condition="misaligned")
@@ -48,11 +48,11 @@ def layer(config: LayerStudy, run: Run) -> None:
 
 
 def _captured(
-    config: LayerStudy, module: nn.Module, subject: Subject, split: str, run: Run, of: str = ""
+    config: LayerStudy, module: nn.Module, subject: Subject, split: Split, run: Run, of: str = ""
 ) -> Activations:
     data: Dataset = subject.train if split == "train" else subject.test
     plain = isinstance(data, TextDataset) or config.rows not in ("position", "pool")
-    source = Source(data=config.data, split=split, data_dir=run.data_dir, model=config.model, seed=run.seed)  # type: ignore[arg-type]
+    source = Source(data=config.data, split=split, data_dir=run.data_dir, model=config.model, seed=run.seed)
     return capture(
         module,
         data,
@@ -63,7 +63,7 @@ def _captured(
         class_names=data.class_names if subject.labelled else None,
         batch_size=_BATCH,
         out=run.place(f"activations@{f'{of},' if of else ''}{split}"),
-        **({"source": source.as_json()} if not of and not config.taught else {}),
+        source=None if of or config.taught else source.as_json(),
     )
 
 
@@ -83,12 +83,12 @@ class _Judge:
         made = train(
             train_rows, sae, self.config.training, seed=run.seed, out=run.place(f"sae{suffix}"), runtime=run.runtime
         )
-        test, module = self.subject.test, self.subject.module
+        test = self.subject.test
         atlas = analyze(
             made,
             test_rows,
             images=test if isinstance(test, ImageDataset) else None,
-            tokens=module.tokens(list(test.texts)) if self._has_tokens(test, test_rows) else None,
+            tokens=self._tokens(test_rows),
             analysis=self.config.analysis,
             seed=run.seed,
             out=run.place(f"atlas{suffix}"),
@@ -96,11 +96,12 @@ class _Judge:
         run.record(atlas.metrics, condition=condition)
         return made, atlas
 
-    def _has_tokens(self, test: Dataset, rows: Activations) -> bool:
-        layout = rows.layout
-        return (
-            isinstance(test, TextDataset)
-            and isinstance(self.subject.module, ReadsText)
-            and layout is not None
-            and layout.kind == "tokens"
-        )
+    def _tokens(self, rows: Activations) -> list[list[str]] | None:
+        """The tokens of the held-out texts, where rows are tokens."""
+        test, layout = self.subject.test, rows.layout
+        module: object = self.subject.module
+        if not isinstance(test, TextDataset) or not isinstance(module, ReadsText):
+            return None
+        if layout is None or layout.kind != "tokens":
+            return None
+        return module.tokens(list(test.texts))

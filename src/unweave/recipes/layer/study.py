@@ -10,7 +10,7 @@ from torch import nn
 
 from unweave.analyze import Analysis
 from unweave.core.errors import InputError
-from unweave.datasets.base import Dataset, DatasetConfig, ImageDataset, TextDataset
+from unweave.datasets.base import Dataset, DatasetConfig, ImageDataset, Split, TextDataset
 from unweave.datasets.digits import Digits
 from unweave.datasets.drawn import drawn
 from unweave.dictionaries.base import DictionaryConfig
@@ -28,6 +28,7 @@ from unweave.recipes.sources import build_model, open_data
 from unweave.steer.examples import Examples
 from unweave.train import Training
 
+SPLITS: tuple[Split, Split] = ("train", "test")
 _ROWS_A_LATENT = 32
 _MOST_LATENTS = 16_384
 _ARCHITECTURES = ("cnn", "linear", "mlp", "tanh")
@@ -118,7 +119,7 @@ def open_subject(config: LayerStudy, run: Run) -> Subject:
     Raises:
         InputError: either cannot be had, or the network has no such layer.
     """
-    whole = [open_data(config.data, config.model, split, run.data_dir) for split in ("train", "test")]  # type: ignore[arg-type]
+    whole = [open_data(config.data, config.model, split, run.data_dir) for split in SPLITS]
     module = build_model(config.model, whole[0], run.seed)
     resolve(module, config.at)  # a wrong name costs seconds here, and a whole training later
     accuracy = None
@@ -176,13 +177,14 @@ def sized(config: LayerStudy, rows: int, width: int) -> DictionaryConfig:
     """The dictionary with sizes that suit the rows.
 
     Eight times as many latents as the rows are wide, but so that 32 rows come to each; of them an eighth of the width
-    active, from 4 to 64. Powers of two.
+    active, from 4 to 64, and half of the latents at most. Powers of two.
     """
     fields = {one.name for one in dataclasses.fields(config.sae)}
     if config.sizes == "given":
         return config.sae
     most = max(16, min(8 * width, rows // _ROWS_A_LATENT, _MOST_LATENTS))
-    chosen = {"d_sae": 2 ** int(math.log2(most)), "k": 2 ** round(math.log2(min(max(width / 8, 4), 64)))}
+    d_sae = 2 ** int(math.log2(most))
+    chosen = {"d_sae": d_sae, "k": min(2 ** round(math.log2(min(max(width / 8, 4), 64))), d_sae // 2)}
     return dataclasses.replace(config.sae, **{name: value for name, value in chosen.items() if name in fields})
 
 

@@ -21,6 +21,7 @@ from unweave.store.activations import Activations
 
 _MOST_MAPPED = 200
 _HARDLY = 0.02
+_UNTOUCHED = 0.999
 _LEAST_PLACES, _LEAST_MAPS = 4, 10  # fewer have no shape to speak of
 _CALLED = {"neurons": "raw neurons", "pca": "PCA", "random": "random directions", "untrained": "the untrained network"}
 
@@ -150,10 +151,15 @@ def tell_splice(found: Layer, run: Run) -> None:
     figure = kept_figure({name: one.explained for name, one in kept.items()}, agreement)
     run.show("splice", figure, f"What is left of the answers to {main.n:,} held-out examples.")
     run.findings.append(_said_of_splice(main, measured))
+    if min(main.mean.explained, main.zero.explained) > _UNTOUCHED:
+        run.findings.append(
+            "Whatever stands in place of these rows, the answers stay as they are: they do not hang on them. Choose an "
+            "earlier layer, or --prefix keep where the answer is read from a class token."
+        )
     if main.spread < _HARDLY:
         run.findings.append(
-            f"The network answers nearly the same whatever it is shown (its answers differ by {100 * main.spread:.2g} % "
-            "of their length): what is kept of their variance says little here."
+            "The network answers nearly the same whatever it is shown (its answers differ by "
+            f"{100 * main.spread:.2g} % of their length): what is kept of their variance says little here."
         )
 
 
