@@ -1,9 +1,10 @@
 """Eight dictionaries from one stream, beside eight streams of one dictionary, and beside a store that is written first.
 
 The network is a small CNN on images of 32 × 32, the rows its last feature map's places; each dictionary sees every row
-once. Counted: examples that go through the network (each side's own sample and measurement of nothing included).
-Timed: the whole of each side, in turns; what is compared is the ratio within a round. Memory is what the process holds
-itself above what it held before (see `benchmarks.reading`); the store's side also takes the disk that it says.
+once. Counted: examples that go through the network, those of a stream's sample included. Timed: the whole of each
+side, in turns, and the processor's time that it took; what is compared is the ratio within a round. Memory is what the
+process holds itself above what it held before (see `benchmarks.reading`); the store's side also takes the disk that it
+says.
 """
 
 import shutil
@@ -67,6 +68,7 @@ def measure(plan: Plan, *, scratch: Path) -> list[dict[str, object]]:
         "stored first": stored,
     }
     seconds: dict[str, list[float]] = {name: [] for name in sides}
+    busy: dict[str, list[float]] = {name: [] for name in sides}
     forward, held, explained = {}, {}, {}
     try:
         for number in range(plan.rounds):
@@ -74,9 +76,10 @@ def measure(plan: Plan, *, scratch: Path) -> list[dict[str, object]]:
                 print(f"streaming: round {number + 1}, {name}", flush=True)
                 passed[0] = 0
                 with _memory() as memory:
-                    started = time.perf_counter()
+                    started, worked = time.perf_counter(), time.process_time()
                     made = sides[name]()
                     seconds[name].append(time.perf_counter() - started)
+                    busy[name].append(time.process_time() - worked)
                 forward[name], held[name] = passed[0], memory
                 explained[name] = _explained(made)
         disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -94,6 +97,7 @@ def measure(plan: Plan, *, scratch: Path) -> list[dict[str, object]]:
             "times_as_fast": {
                 name: asdict(Spread.of(values)) for name, values in ratios(seconds, "one stream").items()
             },
+            "cpu_seconds": {name: asdict(Spread.of(values)) for name, values in busy.items()},
             "memory_gib": held,
             "explained_variance": explained,
         }

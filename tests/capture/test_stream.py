@@ -433,7 +433,7 @@ def test_an_error_in_the_model_reaches_the_reader(images: Tensor) -> None:
 
     stream = StreamedRows(Broken(), images, at="layer", batch_size=32, sample_rows=64)
     list(stream.batches(64, epoch=0))
-    with pytest.raises(RuntimeError, match="out of luck"):
+    with pytest.raises(InputError, match=r"the model failed on a batch of 32 .*out of luck"):
         list(stream.batches(64, epoch=1))
     assert not [thread for thread in threading.enumerate() if thread.name == "stream"]
 

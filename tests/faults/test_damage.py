@@ -1,5 +1,6 @@
 """Every file of every kind of artifact is cut short, flipped, lengthened and removed: an error, or nothing wrong."""
 
+import json
 import random
 import shutil
 from collections.abc import Callable
@@ -188,6 +189,22 @@ def test_verify_names_every_damaged_file(
             tally(ERROR)
             path.write_bytes(kept)
     assert not verify(place).damaged
+
+
+@pytest.mark.parametrize("stage", [stage for stage in READERS if stage in WHOLE])
+def test_manifests_of_other_versions(whole: Path, stage: str, tmp_path: Path, tally: Callable[[str], None]) -> None:
+    name, read = READERS[stage]
+    shutil.copytree(whole / "right" / stage / name, tmp_path / name)
+    path = tmp_path / name / "manifest.json"
+    said = json.loads(path.read_text())
+    newer = {**said, "schema": said["schema"] + 1, "checksum": "of another kind", "what is new": [1]}
+    unknown = {**said, "what is new": [1]}
+    without = {key: value for key, value in said.items() if key != "details"}
+    for other, why in ((newer, "newer Unweave"), (unknown, "what is new"), (without, "details"), ([], "Manifest")):
+        path.write_text(json.dumps(other))
+        with pytest.raises(StoreError, match=f"manifest.json.*{why}"):
+            read(tmp_path / name)
+        tally(ERROR)
 
 
 @pytest.mark.parametrize("stage", [stage for stage in READERS if stage in WHOLE])

@@ -5,8 +5,9 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,30 +62,36 @@ def as_nobody(stage: str, inputs: Path, out: Path) -> None:
     work(stage)(inputs, out)
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that others may enter; pytest's own may only be entered by its owner."""
+    folder = Path(tempfile.mkdtemp(prefix="unweave-places-"))
+    folder.chmod(0o755)
+    yield folder
+    for closed in (folder / "hidden", folder / "closed"):
+        closed.chmod(0o755)
+    shutil.rmtree(folder)
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_places_that_cannot_be(ground: "Ground", stage: str, tmp_path: Path, tally: Tally) -> None:
+def test_places_that_cannot_be(ground: "Ground", stage: str, open_folder: Path, tally: Tally) -> None:
     """A folder that may not be written to, one that may not be entered, a file in the way, a name that is too long."""
-    closed, hidden, file = tmp_path / "closed", tmp_path / "hidden", tmp_path / "file"
+    closed, hidden, file = open_folder / "closed", open_folder / "hidden", open_folder / "file"
     closed.mkdir()
     (hidden / "inside").mkdir(parents=True)
     file.write_text("years of work")
-    shutil.copytree(ground.inputs, tmp_path / "inputs")
-    for above in (tmp_path, *tmp_path.parents[:-1]):
-        if str(above).startswith("/tmp/"):  # a test's folder is its owner's alone
-            above.chmod(above.stat().st_mode | 0o055)
+    shutil.copytree(ground.inputs, open_folder / "inputs")
+    for path in (open_folder / "inputs", *(open_folder / "inputs").rglob("*")):
+        path.chmod(0o755)
     closed.chmod(0o555)
     hidden.chmod(0o000)
-    try:
-        places = (closed / "out", hidden / "inside", file, file / "out", tmp_path / ("n" * 300))
-        first = list(STAGES).index(stage)
-        for out in (places[first % len(places)], places[(first + 2) % len(places)]):
-            ended = ground.nursery.run(as_nobody, stage, tmp_path / "inputs", out)
-            assert ended.how == "error", f"{stage} into {out}: {ended.how} {ended.text}"
-            assert str(out)[:100] in ended.text, f"{stage} into {out}: {ended.text}"
-            tally(ERROR)
-    finally:
-        hidden.chmod(0o755)
-        closed.chmod(0o755)
+    places = (closed / "out", hidden / "inside", file, file / "out", open_folder / ("n" * 300))
+    first = list(STAGES).index(stage)
+    for out in (places[first % len(places)], places[(first + 2) % len(places)]):
+        ended = ground.nursery.run(as_nobody, stage, open_folder / "inputs", out)
+        assert ended.how == "error", f"{stage} into {out}: {ended.how} {ended.text}"
+        assert str(out)[:100] in ended.text, f"{stage} into {out}: {ended.text}"
+        tally(ERROR)
     assert file.read_text() == "years of work"
     assert list(closed.iterdir()) == []
 

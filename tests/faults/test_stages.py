@@ -48,7 +48,7 @@ def check_started_again(ground: "Ground", stage: str, place: Path, said: str) ->
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_killed(ground: "Ground", stage: str, tmp_path: Path, tally: Tally) -> None:
-    for moment in ground.some_moments(stage, f"{SEED} killed", 3):
+    for moment in ground.some_moments(stage, f"{SEED} killed", 2):
         trial(ground, stage, tmp_path / str(moment), killed, moment, tally)
 
 

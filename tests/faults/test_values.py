@@ -80,7 +80,17 @@ def trained(rows: Tensor, config: DictionaryConfig) -> Dictionary | None:
     return found
 
 
-@pytest.mark.parametrize("kind", sorted(DictionaryConfig.registry.members()))
+KINDS = sorted(DictionaryConfig.registry.members())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_on_rows_of_some_kinds(kind: str, tally: Tally) -> None:
+    for name in list(ROWS)[KINDS.index(kind) % 4 :: 4]:  # each meets a fourth, all four are met by every four
+        tally(ERROR if trained(ROWS[name], configured(kind)) is None else RIGHT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_training_on_rows_of_every_kind(kind: str, tally: Tally) -> None:
     for rows in ROWS.values():
         tally(ERROR if trained(rows, configured(kind)) is None else RIGHT)

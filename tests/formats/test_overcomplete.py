@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from unweave.core.errors import InputError
 from unweave.formats.overcomplete import Overcomplete
+from unweave.formats.places import load
 
 D, S, K = 6, 12, 4
 FORMAT = Overcomplete()
@@ -221,5 +222,6 @@ def test_a_module_of_the_users_own_is_refused_and_not_run(tmp_path: Path) -> Non
 
     with standing_in(**STAND_INS, mine__Own=Own):
         torch.save(SAE(encoder=Own(), dictionary=layer()), tmp_path / "x.pt")
-    with pytest.raises(InputError, match=r"mine\.Own.*safetensors"):
-        FORMAT.read(tmp_path / "x.pt")
+    for read in (FORMAT.read, load):
+        with pytest.raises(InputError, match=r"mine\.Own.*safetensors"):
+            read(tmp_path / "x.pt")

@@ -184,3 +184,35 @@ def test_weights_that_do_not_fit_are_named(net, change, message, suffix):
 
 def test_import_callable_finds_what_is_installed():
     assert import_callable("torch.nn:Linear") is nn.Linear
+
+
+def test_a_file_of_code_is_as_good_as_a_package(tmp_path):
+    (tmp_path / "helper.py").write_text("WIDTH = 4\n")
+    (tmp_path / "net.py").write_text(
+        "import helper\nfrom torch import nn\n\ndef make():\n    return nn.Linear(2, helper.WIDTH)\n"
+    )
+    assert build(factory=f"{tmp_path / 'net.py'}:make").out_features == 4
+    with pytest.raises(InputError, match="there is no file"):
+        build(factory=f"{tmp_path / 'gone.py'}:make")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "module.model."])
+def test_a_prefix_that_all_names_share_is_left_out(net, prefix):
+    torch.save({f"{prefix}{name}": value for name, value in state().items()}, net / "w.pt")
+    assert torch.equal(build(factory="mynets.small:make", weights=net / "w.pt")[0].bias, state()["0.bias"])
+
+
+def test_what_is_missing_and_what_is_too_much_is_named(net):
+    torch.save({"0.weight": torch.zeros(3, 2), "1.weight": torch.zeros(2)}, net / "w.pt")
+    with pytest.raises(InputError, match=r"1 are missing \(0\.bias\) and 1 are not of it \(1\.weight\)"):
+        build(factory="mynets.small:make", weights=net / "w.pt")
+
+
+def test_preprocessing_of_ones_own(tmp_path):
+    (tmp_path / "net2.py").write_text("from torch import nn\n\ndef make():\n    return nn.Flatten()\n")
+    config = Custom(factory=f"{tmp_path / 'net2.py'}:make", size=(2, 4), mean=(0.5,), std=(0.25,))
+    made = config.build((0, 0, 0), 0, torch.Generator())
+    torch.testing.assert_close(made(torch.full((3, 1, 7, 9), 0.75)), torch.ones(3, 8))
+    assert (config.framing().height, config.framing().width, config.framing().fit) == (2, 4, "crop")
+    with pytest.raises(InputError, match="must not hold 0"):
+        Custom(factory="a:b", std=(0.0,))

@@ -112,11 +112,15 @@ def test_images_that_are_read_as_it_asks_need_no_resize(steps, framing):
 def test_another_preprocessing_is_another_network():
     from unweave.core.hashing import hash_module
 
-    ids = {hash_module(Preprocess(steps)) for steps in (Steps(), Steps(size=(4, 4)), Steps(size=(4,)), Steps(gain=(2.0,)))}
+    ids = {
+        hash_module(Preprocess(steps)) for steps in (Steps(), Steps(size=(4, 4)), Steps(size=(4,)), Steps(gain=(2.0,)))
+    }
     assert len(ids) == 4
 
 
-@pytest.mark.parametrize("settings", [{"do_resize": True}, {"do_resize": True, "size": {"x": 3}}, {"do_normalize": True}])
+@pytest.mark.parametrize(
+    "settings", [{"do_resize": True}, {"do_resize": True, "size": {"x": 3}}, {"do_normalize": True}]
+)
 def test_settings_that_lack_something_are_named(settings):
     with pytest.raises(InputError, match="image processor Strange"):
         steps_of(settings, "Strange")

@@ -13,7 +13,7 @@ FILTERS = ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
 
 def photo(height: int, width: int) -> np.ndarray:
-    return np.random.default_rng(height * 1000 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return np.random.default_rng(height * 1000 + width).integers(64, 192, (height, width, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("resample", FILTERS)

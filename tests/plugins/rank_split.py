@@ -29,7 +29,9 @@ CASES: dict[str, DictionaryConfig] = {
 
 
 def trained(config: DictionaryConfig, out: Path | None = None) -> Dictionary:
-    return train(cases.rows(), config, cases.TRAINING, out=out, runtime=Runtime(split_latents=True, checkpoint_seconds=0.0))
+    return train(
+        cases.rows(), config, cases.TRAINING, out=out, runtime=Runtime(split_latents=True, checkpoint_seconds=0.0)
+    )
 
 
 if __name__ == "__main__":

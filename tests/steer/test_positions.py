@@ -128,6 +128,7 @@ class Reader(nn.Module):
 TEXTS = MemoryTexts(["ab", "hello", "a", "zebra", "on"], torch.tensor([0, 1, 0, 1, 0]), ["short", "long"])
 
 
+@torch.no_grad()
 def test_texts_are_spliced_and_ablated_without_their_padding():
     torch.manual_seed(4)
     model, sae = Reader(), dictionary(4)

@@ -46,10 +46,10 @@ def _beside(folder: Path) -> list[str]:
 def _stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     train_batch = Trainer.train_batch
 
-    def stopping(self: Trainer, batch: Tensor) -> None:
+    def stopping(self: Trainer, *batch: Any) -> None:
         if self.step == step:
             raise StoppedError
-        train_batch(self, batch)
+        train_batch(self, *batch)
 
     monkeypatch.setattr(Trainer, "train_batch", stopping)
 

@@ -295,7 +295,7 @@ def test_a_run_that_starts_latents_anew_is_taken_up_with_the_same_bits(
     always = Runtime(checkpoint_seconds=0.0, device="cpu")
     train_batch, started_anew, stop = Trainer.train_batch, [], [-1]
 
-    def stopping(self: Trainer, batch: Tensor) -> None:
+    def stopping(self: Trainer, batch: Tensor, *rest) -> None:
         if self.step == stop[0]:
             raise StoppedError
         resample = self.dictionary.resample
@@ -307,7 +307,7 @@ def test_a_run_that_starts_latents_anew_is_taken_up_with_the_same_bits(
 
         with monkeypatch.context() as patch:
             patch.setattr(self.dictionary, "resample", noted)
-            train_batch(self, batch)
+            train_batch(self, batch, *rest)
 
     monkeypatch.setattr(Trainer, "train_batch", stopping)
     train(rows, config, training, out=tmp_path / "whole" / "a", runtime=always)

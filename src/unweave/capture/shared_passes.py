@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, get_args
 
 import torch
@@ -32,6 +33,18 @@ class _Sample:
     rows: Mapping[str, Tensor]
     per_example: Mapping[str, int]  # 0 where examples differ
     examples: int
+
+
+class _Kept(TensorRows):
+    """Rows whose moments many ask for."""
+
+    @cached_property
+    def _summed(self) -> Moments:
+        return super().moments()
+
+    def moments(self) -> Moments:
+        """Mean and variance of all rows."""
+        return self._summed
 
 
 class Stream:
@@ -68,7 +81,7 @@ class Stream:
         self._threads = torch.get_num_threads()
         self._sampled: _Sample | None = None
         self._counted: tuple[int, Tensor | None] | None = None
-        self._moments: dict[str, Moments] = {}
+        self._kept: dict[str, TensorRows] = {}
         self._ids: dict[str, str] = {}
 
     @property
@@ -90,9 +103,13 @@ class Stream:
 
     def moments(self, name: str) -> Moments:
         """Mean and variance of the sample."""
-        if name not in self._moments:
-            self._moments[name] = TensorRows(self.sample().rows[name]).moments()
-        return self._moments[name]
+        return self.sampled(name).moments()
+
+    def sampled(self, name: str) -> TensorRows:
+        """The sample's rows of one hook point."""
+        if name not in self._kept:
+            self._kept[name] = _Kept(self.sample().rows[name], name=f"rows of {name!r}")
+        return self._kept[name]
 
     def n(self, name: str) -> int:
         """Rows of a pass."""

@@ -167,17 +167,20 @@ def capture(
         raise InputError(f"{at!r} stands for {len(names)} modules; give a list, at=[{at!r}], to capture them all")
     named = list(class_names) if class_names is not None else None
     stream = ExampleStream(examples, labels, batch_size, named, tokenize=getattr(model, "tokenize", None))
-    if out is None and ranks().size > 1:
-        raise InputError("several processes that capture together need a folder that all of them see; give out=")
-    scratch = Scratch() if out is None else None
+    scratch = _scratch() if out is None else None
     root = scratch.path / "activations" if scratch is not None else as_place(str(out))
     folders = {name: root if isinstance(at, str) else below(root, name or "(model)") for name in names}
     _capture(model, stream, config, folders, shard_bytes, overwrite, source)
-    ranks().barrier()
     stores = {name: Activations(folder) for name, folder in folders.items()}
     if scratch is not None:
         stores = {name: store.keep(scratch) for name, store in stores.items()}
     return stores[names[0]] if isinstance(at, str) else stores
+
+
+def _scratch() -> Scratch:
+    if ranks().size > 1:
+        raise InputError("several processes that capture together need a folder that all of them see; give out=")
+    return Scratch()
 
 
 def _capture(
@@ -235,6 +238,7 @@ def _capture(
                 draft.details["source"] = dict(source)
             if stream.id is None:  # what a loader gave is known by now: two loaders never leave the same fingerprint
                 inputs[name]["examples"] = fingerprint([entry.crc32 for entry in draft.files().values()])
+    here.barrier()
 
 
 def _write_alone(stream: ExampleStream, forward: "_Forward", drafts: Mapping[str, Draft], shard_bytes: int) -> int:

@@ -131,7 +131,7 @@ class StreamedRows:
 
     def sample(self) -> TensorRows:
         """The sample, in memory: all rows in order where there are no more than `sample_rows`, else drawn from all."""
-        return TensorRows(self.stream.sample().rows[self.hook_name], name=f"rows of {self.hook_name!r}")
+        return self.stream.sampled(self.hook_name)
 
     def moments(self) -> Moments:
         """Mean and variance of the sample."""

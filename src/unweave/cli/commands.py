@@ -81,7 +81,8 @@ def capture_command(given: list[str], program: str) -> None:
     source = Source(data=read.data, split=read.split, data_dir=read.data_dir, model=read.model, seed=read.seed)
     examples = source.dataset()
     model = source.build(examples).to(read.runtime.torch_device())
-    options = {name: getattr(read.capture, name) for name in ("rows", "side", "dtype", "mean", "std", "layout", "prefix")}
+    kept = ("rows", "side", "dtype", "mean", "std", "layout", "prefix")
+    options = {name: getattr(read.capture, name) for name in kept}
     names = resolve(model, read.capture.at)
     captured = capture(
         model,

@@ -46,9 +46,7 @@ def launch(given: Sequence[str], *, debug: bool = False) -> int:
         InputError: N is no number, or no command follows.
     """
     if len(given) < 2 or not given[0].isdecimal() or int(given[0]) < 1:
-        raise InputError(
-            "--ranks wants a number and a command: unweave --ranks 2 train STORE --out FOLDER"
-        )
+        raise InputError("--ranks wants a number and a command: unweave --ranks 2 train STORE --out FOLDER")
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise InputError("--ranks inside torchrun: one of the two starts the processes; leave --ranks out")
     size, command = int(given[0]), [*given[1:], *(["--debug"] if debug else [])]

@@ -117,6 +117,8 @@ class Weights:
         Raises:
             StoreError: missing, cut short or not a safetensors file.
         """
+        if path.exists() and not path.is_file():
+            raise StoreError(f"{path} is no file")
         return cls(load_tensors(path), path)
 
     def __contains__(self, name: str) -> bool:

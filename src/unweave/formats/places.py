@@ -9,7 +9,9 @@ from unweave.core.errors import InputError, StoreError, did_you_mean
 from unweave.dictionaries import base as native
 from unweave.dictionaries.base import KIND, Dictionary
 from unweave.formats.base import Format, formats, named, peek_json
+from unweave.formats.checks import only_file
 from unweave.formats.hub import HUB, HubPlace, dictionaries_at, fetch
+from unweave.formats.torch_files import load_torch
 from unweave.store.artifact import MANIFEST, Identity, existing, read_manifest
 from unweave.store.drafts import disk_errors, forget, new_draft, to_disk
 
@@ -58,6 +60,8 @@ def recognise(place: Path) -> Format:
     """
     found = {name: one for name, one in formats().items() if one.recognises(place)}
     if not found:
+        if (file := only_file(place, ".pt", ".pth", ".ckpt", ".pkl")) is not None:
+            load_torch(file)  # says what it holds that is not read, or how it is damaged
         raise StoreError(
             f"{place} holds no dictionary that is recognised; known are Unweave's own folder and "
             f"{', '.join(formats())} (--format NAME reads it as one of them)"

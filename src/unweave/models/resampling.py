@@ -8,6 +8,7 @@ after the other. Nearest takes the pixel at ⌊c⌋. Source: `Resample.c` and `G
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import accumulate, repeat
 
 import torch
 from jaxtyping import Float
@@ -51,9 +52,11 @@ _FILTERS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
 @lru_cache(maxsize=64)
 def weights(given: int, wanted: int, resample: Filter) -> Float[Tensor, "wanted given"]:
     """What each output pixel of a line takes of each input pixel; each row sums to 1. Not to be written into."""
-    centre = (torch.arange(wanted, dtype=torch.float64) + 0.5) * given / wanted
     if resample == "nearest":
-        return torch.nn.functional.one_hot(centre.floor().long().clamp(max=given - 1), given).float()
+        steps = accumulate(repeat(given / wanted, wanted - 1), initial=given / wanted * 0.5)  # it rounds as Pillow does
+        taken = torch.tensor([min(int(place), given - 1) for place in steps])
+        return torch.nn.functional.one_hot(taken, given).float()
+    centre = (torch.arange(wanted, dtype=torch.float64) + 0.5) * given / wanted
     shape, support = _FILTERS[resample]
     scale = max(given / wanted, 1.0)
     first = (centre - support * scale + 0.5).trunc().clamp(min=0)

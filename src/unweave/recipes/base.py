@@ -223,7 +223,7 @@ def _claim(folder: Path, description: Mapping[str, Any]) -> Mapping[str, Any]:
         elif folder.is_dir() and any(not is_draft(path, of=RUN) for path in folder.iterdir()):
             raise InputError(f"{folder} is not empty and holds no run; choose another --out")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.resolve().mkdir(parents=True, exist_ok=True)  # behind a link, which may lead to what is not there yet
     except OSError as error:
         raise InputError(f"{folder} cannot be made: {error.strerror}") from None
     return found

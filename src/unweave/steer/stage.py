@@ -138,20 +138,13 @@ def dose_response(
     given = Examples(examples, labels, class_names, model)
     rest = RestOfNetwork(model, hook_point(model, sae, at), side=side)
     _check(op, unit, doses, latents, controls, resamples)
+    names = None if given.class_names is None else tuple(given.class_names)
     plan = _Plan(
-        at=rest.name,
-        latents=tuple(check_latent(latent, sae.d_sae) for latent in latents),
-        doses=tuple(map(float, doses)),
-        op=op,
-        unit="factor" if op == "scale" else unit,
-        rows=rows,
-        side=side,
-        controls=controls,
-        resamples=resamples,
-        class_names=None if given.class_names is None else tuple(given.class_names),
-        layout=layout,
+        at=rest.name, latents=tuple(check_latent(latent, sae.d_sae) for latent in latents),
+        doses=tuple(map(float, doses)), op=op, unit="factor" if op == "scale" else unit, rows=rows, side=side,
+        controls=controls, resamples=resamples, class_names=names, layout=layout,
         positions=None if positions is None else tuple(positions),
-    )
+    )  # fmt: skip
     inputs = {"model": hash_module(model), "dictionary": hash_module(sae), "examples": given.id}
     inputs["decoder"] = _decoder_id(decoder, kept=out is not None)
     identity = Identity(kind=KIND, config=plan.as_json(), inputs=inputs, seed=seed)

@@ -205,7 +205,8 @@ def manifest_of(draft: Draft, identity: Identity, seconds: float) -> Manifest:
 
 def _behind_links(folder: Path) -> Path:
     """The folder itself where a link to it was named: drafts are renamed within one file system."""
-    return Path(os.path.realpath(folder)) if folder.is_symlink() else folder
+    with readable(folder):
+        return Path(os.path.realpath(folder)) if folder.is_symlink() else folder
 
 
 def _tidy(folder: Path) -> None:

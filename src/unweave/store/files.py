@@ -1,6 +1,7 @@
 """The two file formats inside artifacts: safetensors for arrays, Parquet for tables."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with disk_errors(path):
         safetensors.torch.save_file(ready, path)
+        with suppress(PermissionError):  # it makes files that are their owner's alone; some file systems know no other
+            path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
