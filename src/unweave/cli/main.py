@@ -26,7 +26,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a pipe may know fewer letters than formulas use
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         if given[:1] == ["--ranks"]:
             return launch(given[1:], debug=debug)
@@ -34,34 +33,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _dispatch(given)
     except SystemExit as end:  # help was asked for
         return int(end.code or 0)
-    except RankLostError as lost:
-        errors.quiet = not str(lost) or silent()
-        errors.print(f"error: {lost}", markup=False)
-        return _FAULT
-    except InputError as error:
-        if debug:
-            raise
-        errors.quiet = silent()
-        errors.print("[bold red]error:[/] ", end="")
-        errors.print(str(error), markup=False)
-        return _BAD_INPUT
-    except KeyboardInterrupt:
-        errors.quiet = silent()
-        errors.print("interrupted; the same command goes on from the last checkpoint")
-        return _INTERRUPTED
     except BrokenPipeError:  # what we print is read no further
         sys.stderr.close()
         return _FAULT
-    except Exception as error:
-        if debug:
+    except (Exception, KeyboardInterrupt) as error:
+        if debug and not isinstance(error, (RankLostError, KeyboardInterrupt)):
             raise
-        errors.quiet = silent()
-        errors.print(_fault(error), markup=False)
-        return _FAULT
+        return _said(error)
     return 0
 
 
-def _fault(error: Exception) -> str:
+def _said(error: BaseException) -> int:
+    """Say in one line what went wrong, unless another rank does; the exit code of it."""
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    errors.quiet = silent() if not isinstance(error, RankLostError) else silent() or not str(error)
+    if isinstance(error, KeyboardInterrupt):
+        errors.print("interrupted; the same command goes on from the last checkpoint")
+        return _INTERRUPTED
+    if isinstance(error, RankLostError):
+        errors.print(f"error: {error}", markup=False)
+        return _FAULT
+    if isinstance(error, InputError):
+        errors.print("[bold red]error:[/] ", end="")
+        errors.print(str(error), markup=False)
+        return _BAD_INPUT
+    errors.print(_fault(error), markup=False)
+    return _FAULT
+
+
+def _fault(error: BaseException) -> str:
     """What is said of an error that nobody expected: the machine's or Unweave's own."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""

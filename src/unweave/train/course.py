@@ -162,9 +162,7 @@ class Course:
                 self._kernels = SplitKernels(self._kernels, self._ranks, revived_at_most(dictionary))
         else:
             if self._split is not None:
-                raise InputError(
-                    "--split-latents is for the sparse step alone; leave --engine dense out"
-                )
+                raise InputError("--split-latents is for the sparse step alone; leave --engine dense out")
             workers = 1
             self._kernels = TorchKernels()
             self._torch_threads = self._runtime.workers_for(_DENSE_PRODUCTS * product)

@@ -118,8 +118,8 @@ class Kernels(ABC):
 
     Attributes:
         name: what a run says it took.
-        precision: of the encoder's product alone; sums of it, and all else, are float32. What tfloat32 is depends on the
-            device and on torch's settings: a CPU has none, and computes in float32.
+        precision: of the encoder's product alone; sums of it, and all else, are float32. A CPU has no tfloat32, and
+            computes in float32.
     """
 
     name: ClassVar[str]
