@@ -80,7 +80,7 @@ def test_save_and_load_give_the_same_bits(sae: uw.Dictionary, acts: uw.Activatio
         assert (back.config, back.hook_name) == (sae.config, "fc2")
         assert torch.equal(back.encode(acts.rows(0, 60)), sae.encode(acts.rows(0, 60)))
         assert back.history == sae.history
-    with pytest.raises(uw.StoreError, match="no Unweave artifact"):
+    with pytest.raises(uw.StoreError, match="no dictionary that is recognised"):
         uw.load(tmp_path)
 
 

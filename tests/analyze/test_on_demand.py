@@ -37,6 +37,7 @@ def as_it_was(folder: Path, to: Path) -> Path:
     latents = load_table(to / LATENTS)
     save_table(to / LATENTS, {name: latents[name] for name in latents.column_names if name != "importance"})
     manifest = json.loads((to / MANIFEST).read_text())
+    del manifest["checksum"]
     for gone in (BY_LATENT, ROWS):
         (to / gone).unlink()
         del manifest["files"][gone]

@@ -171,7 +171,7 @@ def test_what_exists_and_is_no_store_is_refused(tmp_path):
 
 @pytest.mark.parametrize("at", ["fc1", ["fc1", "fc2"]])
 def test_a_model_that_fails_in_the_middle_leaves_nothing(tmp_path, at):
-    with pytest.raises(RuntimeError, match="no luck"):
+    with pytest.raises(InputError, match="no luck"):
         capture(Net(fails_at=3), X, at=at, batch_size=4, out=tmp_path / "a", shard_bytes=64)
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not left
@@ -240,7 +240,7 @@ def test_a_temporary_store_goes_with_the_objects():
 
 def test_a_failed_temporary_capture_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pytest.raises(RuntimeError, match="no luck"):
+    with pytest.raises(InputError, match="no luck"):
         capture(Net(fails_at=1), X, at="fc1")
     gc.collect()
     assert not list(tmp_path.iterdir())

@@ -129,7 +129,8 @@ def test_a_users_own_images_from_a_relative_folder(cli: Callable, pictures: Path
     assert ended.code == 0, ended.err
     said = json.loads(Path("run", RUN).read_text())
     assert said["config"]["data"] == {
-        "kind": "image-folder", "size": 6, "channels": 1, "test_share": 0.5, "on_broken": "error",
+        "kind": "image-folder", "size": 6, "channels": 1, "fit": None, "resample": None, "test_share": 0.5,
+        "on_broken": "error",
     }  # fmt: skip
     assert "data/pictures" not in json.dumps(said["config"]), "where the data lie is no part of what was asked"
     assert said["data_dir"] == str(Path("data/pictures").absolute()), "but whoever looks at the run finds them"
@@ -187,7 +188,7 @@ def test_version_and_recipes(cli: Callable) -> None:
 
 
 def test_what_is_carried_over_is_checked_when_all_flags_are_read() -> None:
-    default = TrainArguments(activations=Path("a"), out=Path("b"), sae=ReLU(d_sae=8))
+    default = TrainArguments(activations="a", out=Path("b"), sae=ReLU(d_sae=8))
     given = {"program": "unweave train", "description": ""}
     read = parse(TrainArguments, default, ["--sae", "topk", "--sae.k", "2"], **given)
     assert read.sae == TopK(d_sae=8, k=2)
@@ -196,6 +197,6 @@ def test_what_is_carried_over_is_checked_when_all_flags_are_read() -> None:
 
 
 def test_naming_the_dictionary_that_is_there_already_changes_nothing() -> None:
-    default = TrainArguments(activations=Path("a"), out=Path("b"), sae=TopK(d_sae=8, k=2))
+    default = TrainArguments(activations="a", out=Path("b"), sae=TopK(d_sae=8, k=2))
     read = parse(TrainArguments, default, ["--sae", "topk"], program="unweave train", description="")
     assert read.sae == default.sae

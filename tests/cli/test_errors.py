@@ -123,7 +123,7 @@ def test_the_message_does_not_depend_on_the_letters_that_a_terminal_knows() -> N
         ("train acts --out sae --seed 3", ("other settings",)),
         ("train sae --out new", ("kind 'dictionary', not 'activations'",)),
         ("train acts --out new --sae.d-sae 8", ("k must lie between 1 and d_sae (8), got 32",)),
-        ("analyze acts sae --out new", ("not 'dictionary'",)),
+        ("analyze acts sae --out new", ("kind 'dictionary', not 'activations'",)),
         ("analyze sae heldout --out acts", ("kind 'activations'",)),
         ("report acts", ("no report on an artifact of kind 'activations'",)),
         ("report foreign", ("no Unweave artifact",)),

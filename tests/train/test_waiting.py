@@ -46,7 +46,7 @@ def _trainer(config: DictionaryConfig, rows: torch.Tensor) -> Trainer:
         dictionary, training, fused.TritonKernels(), total=100_000, steps_per_epoch=None, scale=1.0, variance=1.0
     )
     trainer._waits, trainer._delayed = False, Delayed(dictionary.d_sae, torch.device("cpu"))
-    trainer._where = lambda: Step(trainer.step, 100_000, trainer._dead(), torch.tensor([1, 3]))
+    trainer._where = lambda _: Step(trainer.step, 100_000, trainer._dead(), torch.tensor([1, 3]))
     return trainer
 
 

@@ -201,8 +201,8 @@ def label_metrics_when_shuffled(atlas: Atlas, activations: Activations, *, seed:
 def _labels(
     activations: Activations, entries: Entries, analysis: Analysis, seed: int, *, shuffled: bool = False
 ) -> LabelTables | None:
-    if activations.label is None:
-        return None
+    if activations.label is None or len(torch.unique(activations.label)) < 2:
+        return None  # of a single class nothing can be told apart
     dense_example = np.unique(activations.example.numpy(), return_inverse=True)[1].astype(np.int64)
     label = np.zeros(int(dense_example.max()) + 1, np.int64)
     label[dense_example] = activations.label.numpy()

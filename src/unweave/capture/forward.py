@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from unweave.capture.examples import Batch
 from unweave.capture.failures import with_examples
 from unweave.capture.places import Layouts
-from unweave.capture.stage import Capture, _check_normalisation, _ready
+from unweave.capture.stage import Capture, _check_normalisation, _check_width, _ready
 from unweave.core.errors import InputError
 from unweave.models.hooks import HookPoints, resolve
 from unweave.models.rows import Rows, to_rows
@@ -39,6 +39,7 @@ class Forward:
         self._model, self._config = model, config
         self._points: dict[tuple[str, ...], HookPoints] = {}
         self._layouts = Layouts(model, config.rows, config.layout, config.prefix)
+        self._widths: dict[str, int] = {}
         with _TURNS_CHANGE:
             self._turn = _TURNS.setdefault(model, threading.Lock())
 
@@ -50,7 +51,7 @@ class Forward:
             names: the hook points that are wanted; all of them by default.
 
         Raises:
-            InputError: NaN or Inf, or a tensor that has no such rows.
+            InputError: NaN or Inf, a tensor that has no such rows, or rows of another width than those before.
         """
         config = self._config
         _check_normalisation(batch, config)
@@ -70,6 +71,7 @@ class Forward:
                 found[name] = rows._replace(values=rows.values.to(DTYPES[config.dtype]))
             self.examples += len(batch.example)
         for name, rows in found.items():
+            _check_width(self._widths, name, rows.values.shape[1])
             _refuse_not_finite(rows.values, name, batch)
         return found
 

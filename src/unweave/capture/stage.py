@@ -302,13 +302,17 @@ class _Forward:
         for name, tensor in tensors.items():
             layout = self._layouts.of(name, tensor, inputs, keywords)
             blocks[name] = _block(tensor, batch, self.config, name, layout)
-            width = blocks[name].activations.shape[1]
-            if self._widths.setdefault(name, width) != width:
-                raise InputError(
-                    f"{name!r} gives rows of width {width} after rows of width {self._widths[name]}; inputs of several "
-                    "sizes need rows='pool', 'position' or 'cls'"
-                )
+            _check_width(self._widths, name, blocks[name].activations.shape[1])
         return blocks
+
+
+def _check_width(widths: dict[str, int], name: str, width: int) -> None:
+    """Refuse rows of another width than the first of their hook point."""
+    if widths.setdefault(name, width) != width:
+        raise InputError(
+            f"{name!r} gives rows of width {width} after rows of width {widths[name]}; inputs of several sizes need "
+            "rows='pool', 'position' or 'cls'"
+        )
 
 
 def _block(tensor: Tensor, batch: Batch, config: Capture, name: str, layout: Layout) -> RowBlock:

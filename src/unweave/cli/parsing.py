@@ -1,7 +1,7 @@
 """Command lines from configurations: every field a flag, every registered component chosen by name.
 
 `tyro` makes the flags. A field that holds a registered component (`sae`, `data`, `model`) also takes the name of
-another one: `--sae relu --sae.l1 0.01`. Fields of the same name carry over from the one it replaces.
+another one: `--sae relu --sae.l1 0.01`. Fields of the same name and type carry over from the one it replaces.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from textwrap import wrap
 from typing import Any, TypeVar
 
 import tyro
+from pydantic import TypeAdapter, ValidationError
 
 from unweave.core.errors import InputError, did_you_mean
 from unweave.core.registry import Component
@@ -143,7 +144,8 @@ def _replaced(config: Any, name: str, new: Component) -> Any:
 def carried_over(old: Any, new: Any) -> Any:
     """A component with what it shares with the one it replaces; its own defaults yield only to another's choice.
 
-    The kind that is there already stays as it is.
+    The kind that is there already stays as it is. What is of another type there (`mean` of the pixels, one number or
+    one a channel) does not carry over.
     """
     if not dataclasses.is_dataclass(old):
         return new
@@ -152,7 +154,17 @@ def carried_over(old: Any, new: Any) -> Any:
     chosen = {f.name for f in dataclasses.fields(old) if getattr(old, f.name) != f.default}
     fields = {f.name for f in dataclasses.fields(old)}
     shared = {f.name for f in dataclasses.fields(new) if f.name in chosen or (f.name in fields and f.default is None)}
-    return _with(new, **{name: getattr(old, name) for name in shared})
+    hints = typing.get_type_hints(type(new))
+    return _with(new, **{name: value for name in shared if _is_a(value := getattr(old, name), hints[name])})
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a value can stand in a field of that type: a name may mean one number here and several there."""
+    try:
+        TypeAdapter(hint).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def _with(config: Any, /, **changes: Any) -> Any:

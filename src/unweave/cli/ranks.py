@@ -17,15 +17,22 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from unweave.core import distributed
 from unweave.core.errors import InputError
 
+_TOGETHER = ("capture", "train")
 _GRACE_SECONDS = 12.0
 _LOOK_SECONDS = 0.05
 
 
 @contextmanager
 def begin(given: Sequence[str]) -> Iterator[None]:
-    """Meet the other ranks, where there are some; only rank 0 prints results."""
+    """Meet the other ranks, where there are some; only rank 0 prints results.
+
+    Raises:
+        InputError: the ranks were told different things, or a command that is one process's.
+    """
     here = distributed.ranks()
     here.same("their command line", list(given))
+    if here.size > 1:
+        _check_shared(given)
     if here.first:
         yield
     else:
@@ -43,12 +50,13 @@ def launch(given: Sequence[str], *, debug: bool = False) -> int:
     """Run a command as N processes of this machine; the exit code of the first that failed, else 0.
 
     Raises:
-        InputError: N is no number, or no command follows.
+        InputError: N is no number, no command follows, or one that is one process's.
     """
     if len(given) < 2 or not given[0].isdecimal() or int(given[0]) < 1:
         raise InputError("--ranks wants a number and a command: unweave --ranks 2 train STORE --out FOLDER")
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise InputError("--ranks inside torchrun: one of the two starts the processes; leave --ranks out")
+    _check_shared(given[1:])
     size, command = int(given[0]), [*given[1:], *(["--debug"] if debug else [])]
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
     shared = {
@@ -68,6 +76,19 @@ def launch(given: Sequence[str], *, debug: bool = False) -> int:
     ]
     with _ended_with(started):
         return _wait(started, store)
+
+
+def _check_shared(given: Sequence[str]) -> None:
+    """Refuse what several processes would all do: the same work again, in the same place.
+
+    Raises:
+        InputError: so it is.
+    """
+    if given and given[0] not in (*_TOGETHER, "--help", "-h", "--version"):
+        raise InputError(
+            f"several processes share the work of {' and '.join(_TOGETHER)} only; start {given[0]!r} as one process, "
+            "without --ranks or torchrun"
+        )
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 import torch
 import tyro
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -17,14 +18,18 @@ from unweave.core.seeds import torch_generator
 from unweave.datasets.base import DatasetConfig, ImageDataset, Split, images_of
 from unweave.datasets.digits import Digits
 from unweave.figures.files import write
+from unweave.figures.kept import kept_figure
 from unweave.formats import load
 from unweave.models.base import ModelConfig
 from unweave.models.hooks import Side, evaluating
 from unweave.models.mlp import MLP
 from unweave.models.pixel_decoder import load_decoder
+from unweave.models.rest import answers_of
 from unweave.models.rows import RowMeaning
+from unweave.recipes.layer.study import class_names_of
 from unweave.recipes.sources import build_model, open_data
 from unweave.steer import Response, Splice, dose_response, splice
+from unweave.steer.fidelity import Fidelity, fidelity
 from unweave.steer.stage import DOSES, DoseOp, DoseUnit
 
 Flat = tyro.conf.arg(name="")
@@ -115,25 +120,25 @@ def steer_command(given: list[str], program: str) -> None:
     read = parse(SteerArguments, default, given, program=f"{program} {named or 'MODEL'}", description=text)
     read.runtime.apply()
     found, spliced = _steer(read)
-    console.print(_said_of_splice(spliced))
+    console.print(_said_of_splice(spliced) if isinstance(spliced, Splice) else _said_of_fidelity(spliced))
     Console(highlight=False).print(_effects(found))
     for latent in found.latents:
         write(found.figure(latent), read.out / "figures", f"latent-{latent}")
-    write(spliced.figure(), read.out / "figures", "splice")
+    write(_figure(spliced), read.out / "figures", "splice")
     console.print(f"Tables: {found.folder}\nFigures: {read.out / 'figures'}")
 
 
-def _steer(read: SteerArguments) -> tuple[Response, Splice]:
+def _steer(read: SteerArguments) -> tuple[Response, Splice | Fidelity]:
     device = read.runtime.torch_device()
     images = images_of(open_data(read.data, read.model, read.split, read.data_dir))
     model = build_model(read.model, images, read.seed).to(device)
     sae = load(read.dictionary).to(device)
     decoder = None if read.decoder is None else load_decoder(read.decoder).module.to(device)
     examples, labels = _drawn(images, read.examples, read.seed)
-    shared: dict[str, Any] = {
-        name: getattr(read, name) for name in ("at", "rows", "side", "batch_size", "overwrite")
-    } | {"labels": labels}
-    _try(model, images)
+    shared: dict[str, Any] = {name: getattr(read, name) for name in ("at", "rows", "side", "batch_size", "overwrite")}
+    answers = _try(model, images)
+    names = class_names_of(model, images)
+    judged = names == images.class_names  # the labels of other classes than the model's say nothing of its answers
     found = dose_response(
         model,
         sae,
@@ -143,23 +148,26 @@ def _steer(read: SteerArguments) -> tuple[Response, Splice]:
         op=read.op,
         unit=read.unit,
         decoder=decoder,
-        class_names=images.class_names,
+        labels=labels if judged else None,
+        class_names=[str(number) for number in range(answers)] if names is None else names,
         controls=read.controls,
         seed=read.seed,
         out=read.out / "response",
         **shared,
     )
-    return found, splice(model, sae, examples, out=read.out / "splice", **shared)
+    if not judged:
+        return found, fidelity(model, sae, examples, logits=names is not None, out=read.out / "splice", **shared)
+    return found, splice(model, sae, examples, labels=labels, out=read.out / "splice", **shared)
 
 
 @torch.no_grad()
-def _try(model: nn.Module, images: ImageDataset) -> None:
-    """Show the model one image, so that data of another shape are named before any work is done."""
+def _try(model: nn.Module, images: ImageDataset) -> int:
+    """Show the model one image, so that data of another shape are named before any work is done; numbers it gives."""
     one = images.pixels(torch.zeros(1, dtype=torch.int64)).float() / 255
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     try:
         with evaluating(model):
-            model(one.to(device))
+            return answers_of(model(one.to(device))).shape[-1]
     except Exception as error:  # a model may fail in any way at images that it was not made for
         raise InputError(
             f"the model does not take images {list(one.shape[1:])} ({type(error).__name__}: {error}); --data NAME "
@@ -183,6 +191,26 @@ def _said_of_splice(found: Splice) -> str:
         f"{100 * found.recovered_mean:.1f} % of the loss against the mean row is recovered, "
         f"{100 * found.recovered_zero:.1f} % against zeros."
     )
+
+
+def _said_of_fidelity(found: Fidelity) -> str:
+    """Where the model answers with other classes than the data's, so that no answer is right or wrong."""
+    agreement = ""
+    if found.spliced.agreement is not None and found.mean.agreement is not None:
+        same, mean = (100 * share for share in (found.spliced.agreement, found.mean.agreement))
+        agreement = f"the model gives the same answer to {same:.1f} % of examples (with the mean row: {mean:.1f} %), "
+    return (
+        f"With the reconstruction in place of the layer {agreement}{100 * found.spliced.explained:.1f} % of the "
+        f"variance of its answers is kept (with the mean row: {100 * found.mean.explained:.1f} %)."
+    )
+
+
+def _figure(spliced: Splice | Fidelity) -> Figure:
+    if isinstance(spliced, Splice):
+        return spliced.figure()
+    kept = {"dictionary": spliced.spliced, "mean row": spliced.mean, "zeros": spliced.zero}
+    agreement = {name: one.agreement for name, one in kept.items() if one.agreement is not None}
+    return kept_figure({name: one.explained for name, one in kept.items()}, agreement or None)
 
 
 def _effects(found: Response) -> Table:

@@ -117,7 +117,7 @@ def refuse_neither(given: list[str], program: str) -> None:
     Raises:
         InputError: so it is.
     """
-    if given and given[0].startswith("--") and given[0] != "--help":
+    if given and given[0].startswith("--") and not {"--help", "-h"} & set(given):
         raise InputError(
             f"which rows? Give a store's folder first ({program} STORE --out ...), or {FLAG} to train while a model "
             f"runs ({program} {FLAG} --model ... --data ... --at ... --out ...)"

@@ -1,5 +1,6 @@
 """Reading a dictionary from wherever it lies, and writing it as another library wants it."""
 
+import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from unweave.formats.checks import only_file
 from unweave.formats.hub import HUB, HubPlace, dictionaries_at, fetch
 from unweave.formats.torch_files import load_torch
 from unweave.store.artifact import MANIFEST, Identity, existing, read_manifest
-from unweave.store.drafts import disk_errors, forget, new_draft, to_disk
+from unweave.store.drafts import disk_errors, forget, left_beside, new_draft, remove, to_disk
 
 NATIVE = "unweave"
 
@@ -136,15 +137,29 @@ def keep(source: Path, folder: Path) -> None:
     known = Identity(kind=KIND, config=manifest.config, inputs=manifest.inputs, seed=manifest.seed)
     if existing(folder, known):
         return
-    with _in_place(folder) as draft:
-        for path in (MANIFEST, *manifest.files):
-            (draft / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / path, draft / path)
+    try:
+        with _in_place(folder) as draft:
+            for path in (MANIFEST, *manifest.files):
+                (draft / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / path, draft / path)
+    except _TakenError:
+        if not existing(folder, known):  # it is what another process has fetched meanwhile, or an error
+            raise
+
+
+class _TakenError(InputError):
+    """Something stands where a draft was to go."""
 
 
 @contextmanager
 def _in_place(folder: Path) -> Iterator[Path]:
-    """A draft that becomes `folder`, which is not there or empty, when the block ends without an error."""
+    """A draft that becomes `folder`, which is not there or empty, when the block ends without an error.
+
+    Raises:
+        InputError: something was put there meanwhile.
+    """
+    for left in left_beside(folder):
+        remove(left)
     draft = new_draft(folder)
     try:
         with disk_errors(draft / "file"):
@@ -154,7 +169,12 @@ def _in_place(folder: Path) -> Iterator[Path]:
                 if path.is_file():
                     to_disk(path)
         with disk_errors(folder):
-            draft.rename(folder)
+            try:
+                draft.rename(folder)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                raise _TakenError(f"{folder} was made by another process meanwhile; choose another folder") from None
     finally:
         forget(draft)
 

@@ -71,7 +71,7 @@ class VisionNet(Adopted):
 
     Attributes:
         preprocess: its first layer.
-        class_names: of the classes that it was trained on, where it has a classifier.
+        class_names: of the classes that it was trained on; None where nobody named them, empty where it has none.
         framing: how image files are best read for it.
     """
 
@@ -114,7 +114,7 @@ class ComparedNet(VisionNet):
         texts: Sequence[str] = (),
         read: Mapping[str, Tensor] | None = None,
     ) -> None:
-        super().__init__(inner, preprocess, class_names=texts or None)
+        super().__init__(inner, preprocess, class_names=texts)
         self._read = tuple(read or ())
         for name, value in (read or {}).items():
             self.register_buffer(f"texts_{name}", value)
@@ -133,7 +133,7 @@ class TextNet(Adopted):
     The answers of a causal language model are the logits of the token after the text. Texts are filled up at their end.
 
     Attributes:
-        class_names: of the classes that it was trained on, where it has a classifier.
+        class_names: of the classes that it was trained on; None where nobody named them, empty where it has none.
         max_length: tokens that are read of a text.
     """
 

@@ -270,10 +270,12 @@ def _takes(inner: nn.Module) -> set[str]:
 
 
 def _class_names(config: Any) -> list[str] | None:
-    """Names of the classes, for networks that have a classifier and say more than LABEL_0."""
+    """Names of the classes; None where they are LABEL_0 and so on, none at all of networks without a classifier."""
     names = getattr(config, "id2label", None)
     classifies = any("Classification" in name for name in getattr(config, "architectures", None) or [])
-    if not names or not classifies:
+    if not classifies:
+        return []
+    if not names:
         return None
     named = [str(names[key]) for key in sorted(names, key=int)]
     return None if named == [f"LABEL_{number}" for number in range(len(named))] else named

@@ -92,6 +92,7 @@ class Recipe(Generic[C]):
         presets: configurations by name; `default` is what should be computed.
         function: the experiment.
         reported: dictionaries that its published form reports.
+        and_atlas: whether what the atlas has to show follows the sections on the page.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Recipe(Generic[C]):
     presets: Mapping[str, C]
     function: Callable[[C, Run], None]
     reported: Sequence[Reported] = ()
+    and_atlas: bool = False
 
     @property
     def summary(self) -> str:
@@ -120,12 +122,12 @@ RECIPES: Registry[Recipe[Any]] = Registry("recipe", "unweave.recipes")
 
 
 def recipe(
-    name: str, *, reported: Sequence[Reported] = (), **presets: C
+    name: str, *, reported: Sequence[Reported] = (), and_atlas: bool = False, **presets: C
 ) -> Callable[[Callable[[C, Run], None]], Callable[[C, Run], None]]:
     """Function decorator: register an experiment with its presets, of which one is called `default`."""
 
     def enter(function: Callable[[C, Run], None]) -> Callable[[C, Run], None]:
-        RECIPES.add(name, Recipe(name, type(presets["default"]), presets, function, reported))
+        RECIPES.add(name, Recipe(name, type(presets["default"]), presets, function, reported, and_atlas))
         return function
 
     return enter

@@ -65,7 +65,8 @@ def build_report(folder: str | Path) -> Path:
     }
     told = sections(contents)
     parts = {**_NOTHING, "sections": told}
-    if not told or MAIN in contents.atlases:
+    recipe = RECIPES.members().get(contents.run.get("recipe", ""))
+    if not told or (recipe is not None and recipe.and_atlas):
         parts |= _from_artifacts(contents, place)
     return _write_page(place, "report.html.j2", {**values, **parts})
 

@@ -53,7 +53,8 @@ class Examples:
         if not self.n:
             raise InputError("there are no examples")
         if isinstance(examples, Dataset):
-            labels = examples.labels if labels is None else labels
+            if labels is None and (class_names is None or list(class_names) == list(examples.class_names)):
+                labels = examples.labels  # they count the data's classes: of others they say nothing
             class_names = examples.class_names if class_names is None else class_names
         self.labels = None if labels is None else _checked(labels, self.n)
         self.class_names = None if class_names is None else list(class_names)

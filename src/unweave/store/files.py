@@ -37,6 +37,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         StoreError: missing, cut short or not a safetensors file.
     """
     try:
+        _check_regular(path)
         return safetensors.torch.load_file(path)
     except FileNotFoundError:
         raise StoreError(f"{path} does not exist") from None
@@ -62,8 +63,15 @@ def load_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         StoreError: missing, damaged, or without one of the columns.
     """
     try:
+        _check_regular(path)
         return pq.read_table(path, columns=list(columns) if columns is not None else None)
     except FileNotFoundError:
         raise StoreError(f"{path} does not exist") from None
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{path} is no readable Parquet table: {str(error).splitlines()[0]}") from None
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse what could be waited for without end, as a named pipe, and what would be read as something else."""
+    if path.exists() and not path.is_file():
+        raise StoreError(f"{path} is no regular file; see what stands in its place")

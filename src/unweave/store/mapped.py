@@ -9,10 +9,9 @@ import ctypes
 import mmap
 import os
 import sys
-from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -22,7 +21,7 @@ from unweave.core.errors import StoreError
 _WILL_NEED = getattr(mmap, "MADV_WILLNEED", None)
 _POPULATE_READ = 22 if sys.platform == "linux" else None  # since Linux 5.14; mmap has no name for it yet
 _UNKNOWN = 22  # EINVAL, of a system that is older
-_AHEAD = 256
+_AT_ONCE = 8
 _PIECE = 1 << 20
 
 
@@ -92,31 +91,27 @@ def _map(file: RowFile) -> torch.UntypedStorage:
 
 
 def _fetch(starts: Sequence[int], sizes: Sequence[int], owners: Sequence[Path]) -> None:
-    """Ask for the bytes, some steps ahead, and wait for them where the system knows how."""
+    """Have the bytes read, several pieces at once: a disk that is asked for one at a time is idle in between."""
     if _WILL_NEED is None or sys.platform == "win32":
         return
     libc = ctypes.CDLL(None, use_errno=True)
     page = mmap.PAGESIZE
-    steps = (
+    pieces = [
         (at // page * page, min(at + _PIECE, start + size), owner)
         for start, size, owner in zip(starts, sizes, owners, strict=True)
         for at in range(start, start + size, _PIECE)
-    )
+    ]
 
-    def advise(at: int, end: int, advice: int) -> int:
+    def advise(piece: tuple[int, int, Path], advice: int) -> int:
+        at, end, _ = piece
         call = libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(end - at), ctypes.c_int(advice))
         return 0 if call == 0 else ctypes.get_errno()
 
-    asked: deque[tuple[int, int, Path]] = deque()
-    waits = _POPULATE_READ is not None
-    while True:
-        for step in islice(steps, _AHEAD - len(asked)):
-            advise(step[0], step[1], _WILL_NEED)
-            asked.append(step)
-        if not asked:
-            return
-        at, end, owner = asked.popleft()
-        if waits and _POPULATE_READ is not None and (code := advise(at, end, _POPULATE_READ)):
-            if code != _UNKNOWN:
-                raise StoreError(f"{owner} cannot be read: {os.strerror(code)}; was it changed meanwhile?")
-            waits = False  # the first use of a page reads it
+    if _POPULATE_READ is None or (pieces and advise(pieces[0], _POPULATE_READ) == _UNKNOWN):
+        for piece in pieces:
+            advise(piece, _WILL_NEED)  # the first use of a page waits for it
+        return
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as fetchers:
+        for piece, code in zip(pieces, fetchers.map(lambda piece: advise(piece, _POPULATE_READ), pieces), strict=True):
+            if code:
+                raise StoreError(f"{piece[2]} cannot be read: {os.strerror(code)}; was it changed meanwhile?")

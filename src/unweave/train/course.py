@@ -238,7 +238,10 @@ class Course:
             due = self._split.agree(due)
         if not due:
             return
-        self._checkpoint.save(self._trainer, write=self._ranks.first)
+        if not self._ranks.first:
+            self._checkpoint.save(self._trainer, write=False)
+            return
+        self._checkpoint.save(self._trainer)
         self._saved = time.monotonic()
         asked, cost = self._runtime.checkpoint_seconds, (self._saved - now) * self._crowd
         self._pause = max(asked, min(_PAUSE_A_COST * cost, _MOST_PAUSES * asked))

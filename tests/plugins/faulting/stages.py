@@ -1,19 +1,20 @@
 """Every stage on small inputs, as functions of a folder of inputs and a folder that they leave something in."""
 
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.csv  # noqa: F401 - loaded before processes are forked
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import unweave.report
 from unweave.analyze import Analysis, Atlas, analyze
 from unweave.analyze.maps import write_map
-from unweave.capture import capture
+from unweave.capture import StreamedRows, capture
 from unweave.cli import commands  # noqa: F401 - loaded before processes are forked
 from unweave.compare import Comparing, compare
 from unweave.core.runtime import Runtime
@@ -22,7 +23,8 @@ from unweave.dictionaries.base import load
 from unweave.dictionaries.pca import PCA
 from unweave.dictionaries.relu import ReLU
 from unweave.dictionaries.topk import TopK
-from unweave.figures.curves import dictionary_curves
+from unweave.formats import export
+from unweave.formats.places import keep
 from unweave.models.classifier import train_classifier
 from unweave.models.fitting import Fit
 from unweave.models.mlp import MLP
@@ -61,6 +63,7 @@ def prepare(folder: Path) -> None:
     for name, at in (("rows", "2"), ("later", "4")):
         capture(network(), images(), labels=labels, at=at, out=folder / name, batch_size=40, shard_bytes=4096)
     train(Activations(folder / "rows"), TopK(d_sae=24, k=3), BRIEF, out=folder / "sae")
+    export(load(folder / "sae"), folder / "foreign", format="sparsify")
     for name, config in (("sae", None), ("pca", PCA(k=3))):
         made = load(folder / "sae") if config is None else train(Activations(folder / "rows"), config)
         analyze(
@@ -104,6 +107,15 @@ def _train_several(inputs: Path, out: Path) -> None:
     train_several(Activations(inputs / "rows"), jobs, runtime=ALWAYS)
 
 
+def stream() -> StreamedRows:
+    """The rows that the stage `capture` stores, computed while they are read, six refills a pass."""
+    return StreamedRows(network(), images(), at="2", batch_size=40, buffer_bytes=3 * 40 * 16 * 4, sample_rows=120)
+
+
+def _train_stream(_: Path, out: Path) -> None:
+    train(stream(), TopK(d_sae=24, k=3), BRIEF, out=out / "streamed", runtime=ALWAYS)
+
+
 def _sweep(inputs: Path, out: Path) -> None:
     sweep(Activations(inputs / "rows"), [TopK(d_sae=16, k=k) for k in (2, 3)], BRIEF, out=out / "sweep", runtime=ALWAYS)
 
@@ -137,6 +149,12 @@ def _save(inputs: Path, out: Path) -> None:
     load(inputs / "sae").save(out / "saved")
 
 
+def _keep(inputs: Path, out: Path) -> None:
+    """What `unweave pull` and `import` do with what they have fetched: one of our own, one of another library's."""
+    keep(inputs / "sae", out / "ours")
+    keep(inputs / "foreign", out / "theirs")
+
+
 def _run(_: Path, out: Path) -> None:
     _carry_out(out, 1.0)
 
@@ -157,11 +175,18 @@ def _carry_out(out: Path, setting: float) -> None:
         sae = train(rows, TopK(d_sae=16, k=2), BRIEF, out=run.place("sae"), runtime=ALWAYS)
         run.record({"latents": float(sae.d_sae), "nothing": float("nan")})
         run.section("Curves")
-        run.show("losses", dictionary_curves(sae.history), "the loss")
+        run.show("losses", _figure(sae.history["loss"]), "the loss")
         run.findings.append("A finding.")
 
     carry_out(Run(out / "run", 0), {"recipe": "a test's", "config": {"a": setting}, "seed": 0}, work)
     unweave.report.build_report(out / "run")
+
+
+def _figure(values: Sequence[float]) -> Figure:
+    """A small one: drawing takes most of a short run's time."""
+    figure = Figure(figsize=(1, 1))
+    figure.add_axes((0.0, 0.0, 1.0, 1.0)).plot(values)
+    return figure
 
 
 def _recipe(_: Path, out: Path) -> None:
@@ -199,6 +224,7 @@ STAGES: Mapping[str, Callable[[Path, Path], None]] = {
     "train dense": _train_dense,
     "fit": _fit,
     "train several": _train_several,
+    "train stream": _train_stream,
     "sweep": _sweep,
     "analyze": _analyze,
     "map": _map,
@@ -206,6 +232,7 @@ STAGES: Mapping[str, Callable[[Path, Path], None]] = {
     "steer": _steer,
     "study": _study,
     "save": _save,
+    "keep": _keep,
     "run": _run,
     "rate": rate,
 }

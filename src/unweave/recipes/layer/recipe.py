@@ -22,7 +22,7 @@ DEFAULT = LayerStudy()
 _BATCH = 128
 
 
-@recipe("layer", default=DEFAULT)
+@recipe("layer", and_atlas=True, default=DEFAULT)
 def layer(config: LayerStudy, run: Run) -> None:
     """What does one layer of your own network see in your own data, where in it, and what hangs on it?"""
     subject = open_subject(config, run)

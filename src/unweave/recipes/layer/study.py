@@ -19,7 +19,7 @@ from unweave.models.base import ModelConfig
 from unweave.models.classifier import train_classifier
 from unweave.models.cnn import CNN
 from unweave.models.fitting import Fit
-from unweave.models.hooks import Side, resolve
+from unweave.models.hooks import Side, evaluating, resolve
 from unweave.models.places import Prefix
 from unweave.models.rest import answers_of
 from unweave.models.rows import RowMeaning
@@ -137,7 +137,7 @@ def open_subject(config: LayerStudy, run: Run) -> Subject:
     some = [drawn(one, config.examples, run.seed) for one in whole]
     device = run.runtime.torch_device()
     module = module.to(device).eval()
-    names = _class_names(module, some[1], taught=config.taught)
+    names = class_names_of(module, some[1], taught=config.taught)
     judged = names is not None and names == list(some[1].class_names)
     return Subject(module, untrained, some[0], some[1], names, judged, accuracy)
 
@@ -151,25 +151,26 @@ def _untrained(beside: ModelConfig, config: LayerStudy, data: Dataset, run: Run)
 
 
 @torch.no_grad()
-def _class_names(module: nn.Module, data: Dataset, *, taught: bool) -> list[str] | None:
+def class_names_of(module: nn.Module, data: Dataset, *, taught: bool = False) -> list[str] | None:
     """Names of the classes that the network answers with; None where its answers are no choice between classes.
 
-    A network that knows says so (`class_names`). Of any other, answers are taken for logits of the data's classes where
-    there are as many of them.
+    A network that knows says so (`class_names`, empty where it has none). Of any other, and where nobody named its
+    classes, answers are taken for logits of the data's classes where there are as many of them.
     """
     if taught:
         return list(data.class_names)
     device = next((one.device for one in module.parameters()), torch.device("cpu"))
     first = next(Examples(data, None, None, module).batches(2)).to(device)
-    answers = answers_of(module(first))
+    with evaluating(module):
+        answers = answers_of(module(first))
     if answers.ndim != 2:
         raise InputError(
             f"the network answers each example with {list(answers.shape[1:])}; it needs one vector for each: wrap "
             "it in a module that gives logits or an embedding"
         )
-    if hasattr(module, "class_names"):
-        said: Any = module.class_names
-        return list(said) if said is not None and len(said) == answers.shape[1] else None
+    said: Any = getattr(module, "class_names", None)
+    if said is not None:
+        return list(said) if len(said) == answers.shape[1] else None
     return list(data.class_names) if answers.shape[1] == len(data.class_names) > 1 else None
 
 
