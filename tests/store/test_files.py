@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,13 @@ def test_a_folder_is_no_file(tmp_path: Path, read: object) -> None:
     (tmp_path / "file.txt").write_text("text")
     with pytest.raises(StoreError, match=str(tmp_path)):
         read(tmp_path)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("read", [load_tensors, load_table])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, read: object) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StoreError, match="pipe is no regular file"):
+        read(tmp_path / "pipe")  # type: ignore[operator]
 
 
 def test_tables_come_back(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from unweave.capture.config import Capture
 from unweave.capture.examples import Batch, Examples, ExampleStream
 from unweave.capture.feed import Feed, Mixing, served, uneven
 from unweave.capture.forward import Forward
-from unweave.capture.stage import Capture
 from unweave.core.config import fingerprint
 from unweave.core.errors import InputError
 from unweave.core.hashing import hash_module, hash_tensor

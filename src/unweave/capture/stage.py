@@ -2,25 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, overload
+from typing import Any, get_args, overload
 
-import torch
 from torch import Tensor, nn
 
+from unweave.capture.config import Capture, Precision
 from unweave.capture.examples import Batch, Examples, ExampleStream
-from unweave.capture.failures import with_examples
-from unweave.capture.places import Layouts
+from unweave.capture.forward import Forward
 from unweave.capture.shared import write_shared
 from unweave.core.config import fingerprint
 from unweave.core.distributed import Ranks, ranks
 from unweave.core.errors import InputError
 from unweave.core.hashing import hash_module
 from unweave.core.progress import progress
-from unweave.models.hooks import HookPoints, Side, resolve
+from unweave.models.hooks import Side, resolve
 from unweave.models.places import Prefix
-from unweave.models.rows import RowMeaning, to_rows
+from unweave.models.rows import RowMeaning
 from unweave.store.activation_writer import ActivationWriter
 from unweave.store.activations import DTYPES, KIND, Activations, RowBlock
 from unweave.store.artifact import Draft, Identity
@@ -28,30 +26,6 @@ from unweave.store.layout import Layout, as_details
 from unweave.store.remote import as_place, below, existing_at, has_artifact, writing_at
 from unweave.store.scratch import Scratch
 from unweave.store.shared_writer import PARTS, SharedWriter
-
-Precision = Literal["float32", "float16", "bfloat16"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Capture:
-    """What is captured."""
-
-    at: tuple[str, ...]
-    "dotted names of modules, or globs"
-    rows: RowMeaning = "flatten"
-    "what a row is: flatten, pool (mean over positions), position (each place or token), cls (first token)"
-    side: Side = "output"
-    "what a module gives, or what it is given"
-    dtype: Precision = "float32"
-    "precision of the stored rows"
-    mean: tuple[float, ...] = ()
-    "subtracted from the images, one number or one a channel, before the model sees them"
-    std: tuple[float, ...] = ()
-    "the images are divided by it, one number or one a channel"
-    layout: Layout | None = None
-    "how positions lie in an example; found from the shapes where it is not given"
-    prefix: Prefix = "keep"
-    "whether tokens before those of an image's patches (class token, registers) give rows: keep or drop"
 
 
 @overload
@@ -199,7 +173,6 @@ def _capture(
     settings = {name: getattr(config, name) for name in ("rows", "side", "dtype", "mean", "std")}
     if config.layout is not None or config.prefix != "keep":  # stores of earlier versions know neither
         settings |= {"layout": as_details(config.layout), "prefix": config.prefix}
-    layouts = Layouts(model, config.rows, config.layout, config.prefix)
     identities = {
         name: Identity(
             kind=KIND, config={"at": name, **settings, "class_names": stream.class_names}, inputs=inputs[name]
@@ -225,15 +198,15 @@ def _capture(
         if here.first:
             for name in missing:
                 drafts[name] = stack.enter_context(writing_at(folders[name], identities[name], overwrite=overwrite))
-        forward = _Forward(model, config, layouts, missing)
+        forward = Forward(model, config)
         if here.size > 1:
             examples = _write_together(stream, forward, missing, drafts, here, shard_bytes)
-            layouts.settle(here)
+            forward.layouts.settle(here)
         else:
             examples = _write_alone(stream, forward, drafts, shard_bytes)
         for name, draft in drafts.items():
             draft.details.update(hook_name=name, rows=config.rows, examples=examples, class_names=stream.class_names)
-            draft.details["layout"] = as_details(layouts.known(name))
+            draft.details["layout"] = as_details(forward.layouts.known(name))
             if source is not None:
                 draft.details["source"] = dict(source)
             if stream.id is None:  # what a loader gave is known by now: two loaders never leave the same fingerprint
@@ -241,7 +214,7 @@ def _capture(
     here.barrier()
 
 
-def _write_alone(stream: ExampleStream, forward: "_Forward", drafts: Mapping[str, Draft], shard_bytes: int) -> int:
+def _write_alone(stream: ExampleStream, forward: Forward, drafts: Mapping[str, Draft], shard_bytes: int) -> int:
     writers = {
         name: ActivationWriter(draft.folder, dtype=forward.config.dtype, shard_bytes=shard_bytes, finished=draft.settle)
         for name, draft in drafts.items()
@@ -249,7 +222,7 @@ def _write_alone(stream: ExampleStream, forward: "_Forward", drafts: Mapping[str
     examples = 0
     with progress("Capturing", total=stream.total, unit="examples") as bar:
         for batch in stream:
-            for name, block in forward(batch).items():
+            for name, block in _blocks(forward, batch, list(drafts)).items():
                 writers[name].add(block)
             examples += len(batch.example)
             bar.advance(len(batch.example))
@@ -260,7 +233,7 @@ def _write_alone(stream: ExampleStream, forward: "_Forward", drafts: Mapping[str
 
 def _write_together(
     stream: ExampleStream,
-    forward: "_Forward",
+    forward: Forward,
     names: Sequence[str],
     drafts: Mapping[str, Draft],
     here: Ranks,
@@ -276,81 +249,18 @@ def _write_together(
     }
     if not all((folder / PARTS).is_dir() for folder in folders):
         raise InputError(f"rank {here.rank} does not see {folders[0]}: all ranks need one file system for the store")
-    examples = write_shared(stream, here, writers, forward)
+    examples = write_shared(stream, here, writers, lambda batch: _blocks(forward, batch, names))
     for name in names:
         writers[name].close(drafts.get(name))
     return examples
 
 
-class _Forward:
-    """Runs the model over a batch; gives the rows of its hook points."""
-
-    def __init__(self, model: nn.Module, config: Capture, layouts: Layouts, names: Sequence[str]) -> None:
-        self.config = config
-        self._layouts = layouts
-        self._points = HookPoints(model, list(names), side=config.side)
-        self._device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
-        self._widths: dict[str, int] = {}
-
-    def __call__(self, batch: Batch) -> dict[str, RowBlock]:
-        _check_normalisation(batch, self.config)
-        inputs = [_ready(value, self.config, self._device) for value in batch.inputs]
-        keywords = {key: _ready(value, self.config, self._device) for key, value in batch.keywords.items()}
-        blocks = {}
-        with with_examples(batch):
-            tensors = self._points.read(*inputs, **keywords)
-        for name, tensor in tensors.items():
-            layout = self._layouts.of(name, tensor, inputs, keywords)
-            blocks[name] = _block(tensor, batch, self.config, name, layout)
-            _check_width(self._widths, name, blocks[name].activations.shape[1])
-        return blocks
-
-
-def _check_width(widths: dict[str, int], name: str, width: int) -> None:
-    """Refuse rows of another width than the first of their hook point."""
-    if widths.setdefault(name, width) != width:
-        raise InputError(
-            f"{name!r} gives rows of width {width} after rows of width {widths[name]}; inputs of several sizes need "
-            "rows='pool', 'position' or 'cls'"
-        )
-
-
-def _block(tensor: Tensor, batch: Batch, config: Capture, name: str, layout: Layout) -> RowBlock:
-    rows = to_rows(tensor, config.rows, examples=len(batch.example), name=name, layout=layout, mask=batch.mask)
-    example = batch.example[rows.example]
-    # A copy: a view would keep all tokens of a batch in memory for its first, and change with a loader's own buffer.
-    values = rows.values.to("cpu", DTYPES[config.dtype], copy=True)
-    if not bool(torch.isfinite(values.sum())) and not bool((finite := torch.isfinite(values).all(1)).all()):
-        row = int((~finite).nonzero()[0])
-        what = f"{name!r} gives NaN or Inf ({config.dtype})"
-        raise InputError(
-            f"{what} for {int((~finite).sum())} rows of a batch, first for example {int(example[row])}; check the "
-            "model, its inputs, or use float32"
-        )
-    return RowBlock(values, example, rows.position, None if batch.label is None else batch.label[rows.example])
-
-
-def _ready(value: Any, config: Capture, device: torch.device) -> Any:
-    """An input on the model's device, normalised if it is an image and the configuration says so."""
-    if not isinstance(value, Tensor):
-        return value
-    value = value.to(device, non_blocking=True)
-    if value.is_floating_point() and (config.mean or config.std):
-        mean = _per_channel(config.mean or (0.0,), value, "mean")
-        return (value - mean) / _per_channel(config.std or (1.0,), value, "std")
-    return value
-
-
-def _per_channel(numbers: tuple[float, ...], images: Tensor, what: str) -> Tensor:
-    if len(numbers) > 1 and (images.ndim < 2 or images.shape[1] != len(numbers)):
-        raise InputError(
-            f"{what} has {len(numbers)} numbers for inputs {list(images.shape)}: give one, or one a channel"
-        )
-    shape = (-1, *[1] * max(images.ndim - 2, 0))
-    return torch.tensor(numbers, dtype=images.dtype, device=images.device).view(shape)
-
-
-def _check_normalisation(batch: Batch, config: Capture) -> None:
-    values = [value for value in (*batch.inputs, *batch.keywords.values()) if isinstance(value, Tensor)]
-    if (config.mean or config.std) and not any(value.is_floating_point() for value in values):
-        raise InputError("mean and std are for floats; turn the images into floats in [0, 1] first (images / 255)")
+def _blocks(forward: Forward, batch: Batch, names: Sequence[str]) -> dict[str, RowBlock]:
+    """The rows of a batch as a store takes them."""
+    blocks = {}
+    for name, rows in forward.rows(batch, names).items():
+        # A copy: a view keeps all tokens of a batch in memory for its first, and changes with a loader's own buffer.
+        values = rows.values.to("cpu", copy=True)
+        label = None if batch.label is None else batch.label[rows.example]
+        blocks[name] = RowBlock(values, batch.example[rows.example], rows.position, label)
+    return blocks

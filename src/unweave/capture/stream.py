@@ -6,9 +6,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unweave.capture.config import Capture, Precision
 from unweave.capture.examples import Examples
 from unweave.capture.shared_passes import Stream
-from unweave.capture.stage import Capture, Precision
 from unweave.core.errors import InputError
 from unweave.models.hooks import Side
 from unweave.models.places import Prefix

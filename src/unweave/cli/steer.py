@@ -199,9 +199,12 @@ def _said_of_fidelity(found: Fidelity) -> str:
     if found.spliced.agreement is not None and found.mean.agreement is not None:
         same, mean = (100 * share for share in (found.spliced.agreement, found.mean.agreement))
         agreement = f"the model gives the same answer to {same:.1f} % of examples (with the mean row: {mean:.1f} %), "
+    kept, mean_kept = (  # below 0 answers lie further from the model's own than their mean does
+        f"{100 * one.explained:.1f} %" if one.explained > 0 else "none" for one in (found.spliced, found.mean)
+    )
     return (
-        f"With the reconstruction in place of the layer {agreement}{100 * found.spliced.explained:.1f} % of the "
-        f"variance of its answers is kept (with the mean row: {100 * found.mean.explained:.1f} %)."
+        f"With the reconstruction in place of the layer {agreement}{kept} of the variance of its answers is kept "
+        f"(with the mean row: {mean_kept})."
     )
 
 

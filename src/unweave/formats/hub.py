@@ -14,6 +14,7 @@ from unweave.core.progress import progress
 from unweave.formats.card import card
 from unweave.formats.pushed import Pushed, pushed
 from unweave.store.artifact import MANIFEST
+from unweave.store.drafts import disk_errors
 
 HUB = "hf://"
 CARD = "README.md"
@@ -69,11 +70,12 @@ def fetch(place: str | HubPlace) -> Path:
 
     Raises:
         InputError: there is no such place, no connection or no access; the message says what to do.
-        StoreError: the repository holds no dictionary there, or several.
+        StoreError: the repository holds no dictionary there, or several; or the cache cannot be written to.
     """
     wanted = HubPlace.parse(place) if isinstance(place, str) else place
     hub = _library(f"reading {wanted}")
-    with _explained(hub, str(wanted)):
+    cache = Path(hub.constants.HF_HUB_CACHE)
+    with _explained(hub, str(wanted)), disk_errors(cache / "files"):
         info = hub.HfApi().model_info(wanted.repo, revision=wanted.revision)
         files = [file.rfilename for file in info.siblings or []]
         folder, chosen = _choose(files, wanted)
