@@ -207,9 +207,8 @@ def test_shuffled_labels_tell_next_to_nothing(rows, store_of, dictionary_of):
 def test_a_single_class_says_nothing(rows, store_of, dictionary_of):
     x, _ = rows
     atlas = analyze(dictionary_of(x), store_of(x, [0] * 90), analysis=QUICK)
-    assert (atlas.column("mutual_information") == 0).all()
-    assert (atlas.column("p") == 1).all()
-    assert atlas.class_names == ["0"]
+    assert not [name for name in atlas.metrics if name.startswith("labels/")]
+    assert not atlas.class_names
     assert isinstance(atlas.show(0), Figure)
 
 

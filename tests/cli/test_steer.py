@@ -72,6 +72,33 @@ def test_images_that_the_model_does_not_take(cli: Callable, made: Path, pictures
     assert "--data NAME chooses others" in ended.err
 
 
+OTHER = """
+from torch import nn
+
+class Net(nn.Sequential):
+    class_names = ["odd", "even", "neither"]
+
+def make():
+    return Net(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 3))
+"""
+
+
+def test_a_model_with_classes_of_its_own_is_judged_by_its_own_answers(cli: Callable, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(OTHER)
+    model = f"--model.factory {tmp_path / 'net.py'}:make"
+    for line in (
+        f"capture --model custom {model} --at 2 --out {tmp_path / 'acts'}",
+        f"train {tmp_path / 'acts'} --sae.d-sae 16 --sae.k 2 --training.steps 20 --out {tmp_path / 'sae'}",
+    ):
+        assert cli(line).code == 0
+    out = tmp_path / "out"
+    ended = cli(f"steer custom {tmp_path / 'sae'} {model} --latents 1 {FEW} --examples 30 --out {out}")
+    assert ended.code == 0, ended.err
+    assert "the model gives the same answer to" in ended.out
+    assert Response(out / "response").class_names == ["odd", "even", "neither"]
+    assert (out / "figures" / "splice.png").is_file()
+
+
 def test_its_help_names_the_models(cli: Callable) -> None:
     ended = cli("steer --help")
     assert ended.code == 0

@@ -109,7 +109,7 @@ def test_a_small_disk(ground: "Ground", stage: str, tmp_path: Path, tally: Tally
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "fault"), itertools.product(STAGES, [killed, interrupted, *FULL]))
+@pytest.mark.parametrize(("stage", "fault"), list(itertools.product(STAGES, [killed, interrupted, *FULL])))
 def test_every_fault_at_every_moment(ground: "Ground", stage: str, fault: Fault, tmp_path: Path, tally: Tally) -> None:
     for moment in ground.moments(stage):
         trial(ground, stage, tmp_path / str(moment), fault, moment, tally)

@@ -175,6 +175,7 @@ def test_class_names_are_those_of_the_classifier(places, tmp_path):
     (folder / "config.json").write_text(json.dumps({**said, "id2label": {"0": "cat", "1": "dog", "2": "ship"}}))
     assert build(folder).class_names == ["cat", "dog", "ship"]
     assert build(places["vit"]).class_names is None
+    assert build(places["dinov2"]).class_names == []
     assert build(places["vit"], head="none")(torch.rand(1, 3, 32, 32)).shape == (1, 16)
 
 

@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from unweave.core.errors import InputError, StoreError
-from unweave.datasets.base import MemoryImages
+from unweave.datasets.base import MemoryImages, MemoryTexts
 from unweave.dictionaries.relu import ReLU
 from unweave.models.hooks import HookPoints
 from unweave.steer import Response, load_splice, splice
+from unweave.steer.examples import Examples
 
 
 @pytest.fixture
@@ -156,3 +157,12 @@ def test_answers_that_are_no_logits_are_refused(sae, x, labels):
 
     with pytest.raises(InputError, match=r"answers with \[40, 2, 3\]; logits are floats \[b, classes\]"):
         splice(Pictures(), sae, x, labels)
+
+
+def test_labels_of_a_data_set_say_nothing_of_other_classes_than_its_own():
+    data = MemoryTexts(["a", "b"], torch.tensor([0, 1]), ["x", "y"])
+    reads = type("Reads", (nn.Identity,), {"encode": lambda self, texts, length=None: torch.zeros(len(texts), 2, 1)})()
+    assert Examples(data, None, None, reads).labels.tolist() == [0, 1]
+    assert Examples(data, None, ["x", "y"], reads).labels.tolist() == [0, 1]
+    assert Examples(data, None, ["p", "q"], reads).labels is None
+    assert Examples(data, [1, 0], ["p", "q"], reads).labels.tolist() == [1, 0]

@@ -184,7 +184,7 @@ class Pretrained(ModelConfig):
         channels = int(getattr(inside, "num_channels", 3) or 3)
         preprocess = self._preprocess(library, place, channels)
         if "text" not in takes:
-            return VisionNet(inner, preprocess, _class_names(config))
+            return VisionNet(inner, preprocess, [] if self.head == "none" else _class_names(config))
         if not hasattr(inner, "get_image_features"):
             raise InputError(f"{type(inner).__name__} mixes images and texts in one pass; use --model custom")
         if not self.texts:
@@ -241,7 +241,7 @@ class Pretrained(ModelConfig):
             _TextSide(inner) if hasattr(inner, "get_text_features") else inner,
             tokenizer,
             max_length=self.max_length or min(room, _TEXT_LENGTH),
-            class_names=_class_names(config),
+            class_names=[] if self.head == "none" else _class_names(config),
         )
         if getattr(config, "pad_token_id", 0) is None:  # a classifier finds a text's last token by it
             config.pad_token_id = tokenizer.pad_token_id

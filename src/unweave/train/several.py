@@ -14,6 +14,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from unweave.core.distributed import ranks
 from unweave.core.errors import InputError
 from unweave.core.progress import progress
 from unweave.core.runtime import Runtime
@@ -82,6 +83,8 @@ def train_several(
 
 def _train(jobs: Sequence[tuple[RowSource, Job]], *, overwrite: bool, runtime: Runtime | None) -> list[Outcome]:
     runtime = runtime or Runtime()
+    if ranks().size > 1:
+        raise InputError("several dictionaries at once are trained by one process; give the ranks one dictionary each")
     places = [job.out.absolute() for _, job in jobs if job.out is not None]
     if len(set(places)) < len(places):
         raise InputError("two dictionaries are to be written into one folder")
