@@ -442,7 +442,9 @@ def test_rows_that_are_not_finite_are_told(images: Tensor) -> None:
     bad = images.clone()
     bad[400] = float("nan")
     stream = StreamedRows(nn.Sequential(nn.Flatten()), bad, at="0", batch_size=32, sample_rows=16)
-    with pytest.raises(InputError, match="'0' gives NaN or Inf .float32. for 1 rows of a batch, first for example 400"):
+    with pytest.raises(
+        InputError, match=r"'0' gives NaN or Inf \(float32\) for 1 rows of a batch, first for example 400"
+    ):
         list(stream.batches(64, epoch=0))
 
 

@@ -21,7 +21,7 @@ from unweave.core.errors import StoreError
 _WILL_NEED = getattr(mmap, "MADV_WILLNEED", None)
 _POPULATE_READ = 22 if sys.platform == "linux" else None  # since Linux 5.14; mmap has no name for it yet
 _UNKNOWN = 22  # EINVAL, of a system that is older
-_AT_ONCE = 8
+_AT_ONCE = 4
 _PIECE = 1 << 20
 
 
