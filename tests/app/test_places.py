@@ -10,15 +10,9 @@ from torch import nn
 
 pytest.importorskip("nicegui", reason="needs the app's extra")
 
-from starlette.testclient import TestClient
-
 from unweave.analyze import Analysis, analyze
-from unweave.app.guard import Guard
-from unweave.app.opened import Library
 from unweave.app.places import STRIP_SIDE, context_html
 from unweave.app.schema import ContextToken
-from unweave.app.server import build
-from unweave.app.shelf import Shelf
 from unweave.capture import capture
 from unweave.dictionaries.topk import TopK
 
@@ -27,8 +21,8 @@ TEXTS = [["<b>", "good", "day"], ["bad", "<script>"]]
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory):
-    """A folder with an atlas of images by place and one of texts, and a client that asks about them."""
+def asked(client, library, tmp_path_factory):
+    """A folder with an atlas of images by place and one of texts, and the client to ask about them."""
     torch.manual_seed(0)
     sae = TopK(d_sae=6, k=2).build(3)
     with torch.no_grad():
@@ -52,8 +46,9 @@ def asked(tmp_path_factory):
 
     store = capture(Reads(), ids, at="layer", rows="position")
     analyze(sae, store, tokens=TEXTS, analysis=QUICK, out=folder / "atlas@texts")
-    with TestClient(Guard(build(Library(Shelf([folder])))), base_url="http://localhost") as client:
-        yield client, folder.name
+    library.shelf.places.append(folder)
+    yield client, folder.name
+    library.shelf.places.remove(folder)  # the other tests count the runs
 
 
 def ask(asked, path, of):

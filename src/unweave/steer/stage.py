@@ -117,8 +117,7 @@ def dose_response(
         unit: doses are multiples of the latent's largest code on these examples (`max`), or as they are (`value`).
         at: dotted name of the module; by default the dictionary's own.
         decoder: rows [n, d_in] to images [n, c, h, w] in [0, 1]; draws the mean picture at each dose.
-        labels: class of each example, for the accuracy at each dose; a data set has its own, which
-            count where the class names are its own too.
+        labels: class of each example; a data set has its own, which count where the class names are its own too.
         class_names: names of the classes.
         rows: what a row is, as it was captured.
         side: what the module gives, or its first input.
