@@ -7,19 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 
 from unweave.core.errors import InputError
-from unweave.core.framing import Filter, Fit, Framing
+from unweave.core.framing import Framing
 from unweave.core.optional import needs
 from unweave.core.reachable import answers, switched_off
 from unweave.core.registry import register
-from unweave.datasets.base import Dataset, DatasetConfig, MemoryTexts, Split
-from unweave.datasets.image_folder import check_settings, decoded, framed, left_open
+from unweave.datasets.base import Dataset, MemoryTexts, Split
+from unweave.datasets.framed import FramedImages
+from unweave.datasets.image_folder import decoded
 from unweave.datasets.sources import ImageSources
 from unweave.datasets.streamed import Encoded, StreamedImages
 from unweave.datasets.text_file import column
@@ -33,7 +34,7 @@ _FAULTS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) 
 
 @register("hub")
 @dataclass(frozen=True, kw_only=True)
-class Hub(DatasetConfig):
+class Hub(FramedImages):
     """A data set of the hub, or a local folder of parquet or arrow files: images, or texts, with or without labels.
 
     The column of images is the one that is of that type; else texts are read from a column of strings. Labels are those
@@ -66,19 +67,9 @@ class Hub(DatasetConfig):
     "read in order as it is downloaded: images only"
     most: int | None = None
     "at most so many examples, the first ones"
-    size: int | tuple[int, int] | None = None
-    "width and height, or height and width; by default what the model's own preprocessing asks for, else 64"
-    fit: Fit | None = None
-    "crop: the largest centred part of that aspect; stretch: all of it; by default as the model has it, else crop"
-    resample: Filter | None = None
-    "filter of the resize; by default as the model has it, else bicubic"
-    channels: Literal[1, 3] = 3
-    "3 for RGB, 1 for grey"
-    on_broken: Literal["error", "skip"] = "error"
-    "images that cannot be read: stop and name them, or leave them out with a warning that names them"
 
     def __post_init__(self) -> None:
-        check_settings(1 if self.size is None else self.size, self.channels, 0.5, self.on_broken)
+        super().__post_init__()
         if self.most is not None and self.most < 1:
             raise InputError(f"most is {self.most}: give the number of examples, 1 at least")
 
@@ -86,10 +77,6 @@ class Hub(DatasetConfig):
         """With the folder in full, where it is one."""
         folder = Path(self.name).expanduser()
         return dataclasses.replace(self, name=str(folder.resolve())) if folder.is_dir() else self
-
-    def for_model(self, framing: Framing | None) -> "Hub":
-        """The configuration with what it left open as the model asks for it."""
-        return dataclasses.replace(self, **left_open(self.size, self.fit, self.resample, framing))
 
     def load(self, split: Split, data_dir: Path | None = None) -> Dataset:
         """Read one split.
@@ -115,7 +102,7 @@ class Hub(DatasetConfig):
             names, coded = self._classes(library, table, features)
             columns = [image] if coded is None else [image, coded]
             table = table.select_columns(columns).cast_column(image, library.Image(decode=False))
-            framing = framed(self.size, self.fit, self.resample)
+            framing = self.framing()
             if self.streaming:
                 return self._streamed(table, image, coded, names, framing, split)
             if not len(table):

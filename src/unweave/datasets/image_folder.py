@@ -1,12 +1,10 @@
 """ImageFolder: the user's own images, a folder for each class."""
 
-import dataclasses
 import hashlib
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,23 +12,23 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from unweave.core.errors import InputError
-from unweave.core.framing import Filter, Fit, Framing
+from unweave.core.framing import Framing
 from unweave.core.progress import progress
 from unweave.core.registry import register
-from unweave.datasets.base import DatasetConfig, ImageBatch, ImageDataset, MemoryImages, Split
+from unweave.datasets.base import ImageBatch, ImageDataset, MemoryImages, Split
 from unweave.datasets.decoding import Decoded, FileDecoder, check_all, decode_all
 from unweave.datasets.folder_scan import listed, scan_folder
+from unweave.datasets.framed import FramedImages
 from unweave.datasets.sources import ImageSources
 from unweave.datasets.splits import check_test_share, stratified_split
 
-_SIZE = 64
 MEMORY_BUDGET = 1 << 30
 """Bytes of pixels up to which a split is decoded once and kept in memory."""
 
 
 @register("image-folder")
 @dataclass(frozen=True, kw_only=True)
-class ImageFolder(DatasetConfig):
+class ImageFolder(FramedImages):
     """Your own images: `data_dir` holds a subfolder for each class, images lie in it or deeper.
 
     An image is every file with the suffix of a format that Pillow decodes; other files are left aside and named in one
@@ -45,25 +43,12 @@ class ImageFolder(DatasetConfig):
     Source: the layout is that of `torchvision.datasets.ImageFolder`.
     """
 
-    size: int | tuple[int, int] | None = None
-    "width and height, or height and width; by default what the model's own preprocessing asks for, else 64"
-    fit: Fit | None = None
-    "crop: the largest centred part of that aspect; stretch: all of it; by default as the model has it, else crop"
-    resample: Filter | None = None
-    "filter of the resize; by default as the model has it, else bicubic"
-    channels: Literal[1, 3] = 3
-    "3 for RGB, 1 for grey"
     test_share: float = 0.2
     "share of each class that is kept for the test split"
-    on_broken: Literal["error", "skip"] = "error"
-    "images that cannot be read: stop and name them, or leave them out with a warning that names them"
 
     def __post_init__(self) -> None:
-        check_settings(1 if self.size is None else self.size, self.channels, self.test_share, self.on_broken)
-
-    def for_model(self, framing: Framing | None) -> "ImageFolder":
-        """The configuration with what it left open as the model asks for it."""
-        return dataclasses.replace(self, **left_open(self.size, self.fit, self.resample, framing))
+        super().__post_init__()
+        check_test_share(self.test_share)
 
     def load(self, split: Split, data_dir: Path | None = None) -> ImageDataset:
         """Read one split.
@@ -82,39 +67,7 @@ class ImageFolder(DatasetConfig):
         files = files.select(train if split == "train" else test)
         if len(files) == 0:
             raise InputError(f"{files.root}: no class has two images, so there is none for the {split} split")
-        return decoded(files, framed(self.size, self.fit, self.resample), self.channels, self.on_broken)[0]
-
-
-def left_open(
-    size: int | tuple[int, int] | None, fit: Fit | None, resample: Filter | None, framing: Framing | None
-) -> dict[str, Any]:
-    """The settings of a data set with what it left open as a model asks for it; who names a size means that one."""
-    if framing is None or size is not None:
-        return {}
-    sides = framing.height if framing.height == framing.width else (framing.height, framing.width)
-    return {"size": sides, "fit": fit or framing.fit, "resample": resample or framing.resample}
-
-
-def framed(size: int | tuple[int, int] | None, fit: Fit | None, resample: Filter | None) -> Framing:
-    """What settings stand for where nobody says more."""
-    size = _SIZE if size is None else size
-    height, width = (size, size) if isinstance(size, int) else size
-    return Framing(height=height, width=width, fit=fit or "crop", resample=resample or "bicubic")
-
-
-def check_settings(size: int | tuple[int, int], channels: int, test_share: float, on_broken: str) -> None:
-    """Refuse settings that no folder of images can be read with.
-
-    Raises:
-        InputError: names the setting and what to give.
-    """
-    check_test_share(test_share)
-    if min((size,) if isinstance(size, int) else size) < 1:
-        raise InputError(f"size is {size}: give the width and height that images shall have, 64 for example")
-    if channels not in (1, 3):
-        raise InputError(f"channels is {channels}: give 3 for RGB or 1 for grey")
-    if on_broken not in ("error", "skip"):
-        raise InputError(f"on_broken is {on_broken!r}: give 'error' or 'skip'")
+        return decoded(files, self.framing(), self.channels, self.on_broken)[0]
 
 
 def decoded(

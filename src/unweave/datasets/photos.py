@@ -1,11 +1,9 @@
 """Photos: any folder of images, whatever its layout."""
 
-import dataclasses
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -13,14 +11,14 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from unweave.core.errors import InputError
-from unweave.core.framing import Filter, Fit, Framing
 from unweave.core.registry import register
-from unweave.datasets.base import DatasetConfig, ImageBatch, ImageDataset, Split
+from unweave.datasets.base import ImageBatch, ImageDataset, Split
 from unweave.datasets.celeba import Attributes, find_celeba, read_attributes, read_split
 from unweave.datasets.folder_scan import FolderFiles, has_classes, scan_folder, scan_loose
+from unweave.datasets.framed import FramedImages
 from unweave.datasets.image_files import shorter_side
-from unweave.datasets.image_folder import check_settings, decoded, framed, left_open
-from unweave.datasets.splits import stratified_split
+from unweave.datasets.image_folder import decoded
+from unweave.datasets.splits import check_test_share, stratified_split
 
 _LOG = logging.getLogger(__name__)
 _ONE_CLASS = ["image"]
@@ -30,7 +28,7 @@ _LARGEST = 64
 
 @register("photos")
 @dataclass(frozen=True, kw_only=True)
-class Photos(DatasetConfig):
+class Photos(FramedImages):
     """Any folder of images: CelebA as it is unpacked, a subfolder for each class, or images that lie anyhow.
 
     `data_dir` is looked at in this order. CelebA: it holds `img_align_celeba/` (also twice, one in the other);
@@ -49,25 +47,14 @@ class Photos(DatasetConfig):
     size: int | tuple[int, int] | None = None
     "width and height, or height and width; by default what the model's own preprocessing asks for, else that of the \
 images themselves (the median of up to 100), but 64 at most"
-    fit: Fit | None = None
-    "crop: the largest centred part of that aspect; stretch: all of it; by default as the model has it, else crop"
-    resample: Filter | None = None
-    "filter of the resize; by default as the model has it, else bicubic"
-    channels: Literal[1, 3] = 3
-    "3 for RGB, 1 for grey"
     attribute: str | None = None
     "CelebA: the attribute that makes the two classes, Smiling for example; by default there are no classes"
     test_share: float = 0.2
     "share of the images (of each class) that is kept for the test split, where the folder brings none of its own"
-    on_broken: Literal["error", "skip"] = "error"
-    "images that cannot be read: stop and name them, or leave them out with a warning that names them"
 
     def __post_init__(self) -> None:
-        check_settings(1 if self.size is None else self.size, self.channels, self.test_share, self.on_broken)
-
-    def for_model(self, framing: Framing | None) -> "Photos":
-        """The configuration with what it left open as the model asks for it."""
-        return dataclasses.replace(self, **left_open(self.size, self.fit, self.resample, framing))
+        super().__post_init__()
+        check_test_share(self.test_share)
 
     def load(self, split: Split, data_dir: Path | None = None) -> "PhotoImages":
         """Read one split.
@@ -113,9 +100,9 @@ images themselves (the median of up to 100), but 64 at most"
         if not len(rows):
             raise InputError(f"{files.root}: there is no image for this split; two images a class are the least")
         _LOG.info("%s: %s (%s images)", files.root, layout, f"{len(files):,}")
-        size = self.size or _own_size(files)
+        framing = self.framing() if self.size is not None else self.framing(_own_size(files))
         files = files.select(rows)
-        images, kept = decoded(files, framed(size, self.fit, self.resample), self.channels, self.on_broken)
+        images, kept = decoded(files, framing, self.channels, self.on_broken)
         known = None if attributes is None else attributes.select(rows[kept])
         return PhotoImages(images, layout, [files.names[row] for row in kept], known)
 

@@ -11,21 +11,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
 from unweave.core.errors import InputError
-from unweave.core.framing import Filter, Fit, Framing
+from unweave.core.framing import Framing
 from unweave.core.optional import needs
 from unweave.core.progress import progress
 from unweave.core.registry import register
-from unweave.datasets.base import Dataset, DatasetConfig, Split
+from unweave.datasets.base import Dataset, Split
+from unweave.datasets.framed import FramedImages
 from unweave.datasets.image_files import image_suffixes
-from unweave.datasets.image_folder import check_settings, decoded, framed, left_open
+from unweave.datasets.image_folder import decoded
 from unweave.datasets.sources import ImageSources
-from unweave.datasets.splits import stratified_split
+from unweave.datasets.splits import check_test_share, stratified_split
 from unweave.datasets.streamed import Encoded, StreamedImages
 
 _MOST_SHARDS = 100_000
@@ -33,7 +34,7 @@ _MOST_SHARDS = 100_000
 
 @register("webdataset")
 @dataclass(frozen=True, kw_only=True)
-class WebDataset(DatasetConfig):
+class WebDataset(FramedImages):
     """Tar files whose members come in groups of one name: `0001.jpg`, `0001.cls`, ...: the layout of WebDataset.
 
     An image is a member with the suffix of a format that Pillow decodes; its class is in the member `.cls` of the same
@@ -57,21 +58,12 @@ class WebDataset(DatasetConfig):
     "read in order, without an index: for shards that are not on this machine; test_shards is the test split then"
     most: int | None = None
     "streaming: at most so many images"
-    size: int | tuple[int, int] | None = None
-    "width and height, or height and width; by default what the model's own preprocessing asks for, else 64"
-    fit: Fit | None = None
-    "crop: the largest centred part of that aspect; stretch: all of it; by default as the model has it, else crop"
-    resample: Filter | None = None
-    "filter of the resize; by default as the model has it, else bicubic"
-    channels: Literal[1, 3] = 3
-    "3 for RGB, 1 for grey"
     test_share: float = 0.2
     "share of each class that is kept for the test split"
-    on_broken: Literal["error", "skip"] = "error"
-    "images that cannot be read: stop and name them, or leave them out with a warning that names them"
 
     def __post_init__(self) -> None:
-        check_settings(1 if self.size is None else self.size, self.channels, self.test_share, self.on_broken)
+        super().__post_init__()
+        check_test_share(self.test_share)
 
     def located(self) -> "WebDataset":
         """With the shards' folder in full; relative to --data-dir they stay as they are."""
@@ -80,10 +72,6 @@ class WebDataset(DatasetConfig):
             shards=_in_full(self.shards),
             test_shards=None if self.test_shards is None else _in_full(self.test_shards),
         )
-
-    def for_model(self, framing: Framing | None) -> "WebDataset":
-        """The configuration with what it left open as the model asks for it."""
-        return dataclasses.replace(self, **left_open(self.size, self.fit, self.resample, framing))
 
     def load(self, split: Split, data_dir: Path | None = None) -> Dataset:
         """Read one split.
@@ -98,7 +86,7 @@ class WebDataset(DatasetConfig):
         """
         asked = self.test_shards if split == "test" and self.test_shards is not None else self.shards
         places = expand(asked, data_dir)
-        framing = framed(self.size, self.fit, self.resample)
+        framing = self.framing()
         if self.streaming:
             if split == "test" and self.test_shards is None:
                 raise InputError("a stream has no split of its own: name the shards of the test split, test_shards")
