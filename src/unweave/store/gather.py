@@ -50,6 +50,9 @@ def _fence(_):
     return types.void(), lambda _, builder, signature, values: builder.fence("seq_cst")
 
 
+_madvise = types.ExternalFunction("madvise", types.int32(types.intp, types.uintp, types.int32))
+
+
 @njit(cache=True, nogil=True)
 def copy_rows(to, addresses, row_bytes, past_cache):
     """Copy rows of so many bytes, from where they begin, one after the other to the address `to`.
@@ -70,6 +73,15 @@ def copy_rows(to, addresses, row_bytes, past_cache):
             _copy(to + i * row_bytes, addresses[i], row_bytes)
     if whole:
         _fence()
+
+
+@njit(cache=True, nogil=True)
+def advise_all(starts, stops, advice):
+    """Tell the system what is to become of ranges of addresses (madvise); the first it refuses, or -1."""
+    for i in range(len(starts)):
+        if _madvise(starts[i], stops[i] - starts[i], advice) != 0:
+            return i
+    return -1
 
 
 @njit(cache=True, nogil=True)

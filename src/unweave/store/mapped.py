@@ -1,4 +1,4 @@
-"""Rows of shards on a disk, mapped into memory a window at a time.
+"""Rows of shards on a disk, mapped into memory.
 
 A window takes no memory of its own: its rows lie in the system's cache of the files, which the system takes back when
 it needs the room. The system is asked to fetch what comes next, and to have it there before it is used.
@@ -6,22 +6,25 @@ it needs the room. The system is asked to fetch what comes next, and to have it 
 
 import bisect
 import ctypes
+import errno
 import mmap
 import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from unweave.core.errors import StoreError
 
 _WILL_NEED = getattr(mmap, "MADV_WILLNEED", None)
 _POPULATE_READ = 22 if sys.platform == "linux" else None  # since Linux 5.14; mmap has no name for it yet
-_UNKNOWN = 22  # EINVAL, of a system that is older
 _AT_ONCE = 4
+_STAYING_SHARE = 0.25
 _PIECE = 1 << 20
 
 
@@ -44,40 +47,54 @@ class MappedRows:
     _maps: list[torch.UntypedStorage] = field(default_factory=list)
 
     def close(self) -> None:
-        """Unmap; addresses mean nothing afterwards."""
+        """Let the maps go; addresses mean nothing afterwards."""
         self._maps.clear()
 
 
-def map_rows(
-    files: Sequence[RowFile], first: Sequence[int], ranges: Sequence[tuple[int, int]], row_bytes: int
-) -> MappedRows:
-    """Map ranges of rows, and have their bytes read.
+class RowFiles:
+    """Files that hold the rows of a store, one after the other.
+
+    Mapping and unmapping a page costs half as much as copying it. So the maps of a store that takes up a small part of
+    the memory stay for the next window and epoch; those of a larger store go with their window, since the system finds
+    room in its cache sooner where nothing maps it.
 
     Args:
         files: the shards.
-        first: number of the first row of each shard, and of all rows.
-        ranges: rows [start, stop), ascending.
         row_bytes: size of a row.
-
-    Raises:
-        StoreError: a file is missing, was cut short, or cannot be read.
     """
-    maps: list[torch.UntypedStorage] = []
-    starts, lengths, owners = [], [], []
-    shard = -1
-    for start, stop in ranges:
-        at = start
-        while at < stop:
-            if shard < 0 or at >= first[shard + 1]:
-                shard = bisect.bisect_right(first, at) - 1
-                maps.append(_map(files[shard]))
-            end = min(stop, first[shard + 1])
-            starts.append(maps[-1].data_ptr() + files[shard].offset + (at - first[shard]) * row_bytes)
-            lengths.append(end - at)
-            owners.append(files[shard].path)
-            at = end
-    _fetch(starts, [rows * row_bytes for rows in lengths], owners)
-    return MappedRows(starts, lengths, maps)
+
+    def __init__(self, files: Sequence[RowFile], row_bytes: int) -> None:
+        self._files, self._row_bytes = files, row_bytes
+        self._first = [0, *accumulate(file.rows for file in files)]
+        self._stay = sum(file.size for file in files) <= _memory() * _STAYING_SHARE
+        self._kept: dict[int, torch.UntypedStorage] = {}
+
+    def hold(self, ranges: Sequence[tuple[int, int]]) -> MappedRows:
+        """Map rows [start, stop), ascending, and have their bytes read.
+
+        Raises:
+            StoreError: a file is missing, was cut short, or cannot be read.
+        """
+        maps = self._kept if self._stay else {}
+        starts, lengths, owners = [], [], []
+        for begin, stop in ranges:
+            at = begin
+            while at < stop:
+                shard = bisect.bisect_right(self._first, at) - 1
+                file, first, end = self._files[shard], self._first[shard], min(stop, self._first[shard + 1])
+                if shard not in maps:
+                    maps[shard] = _map(file)
+                starts.append(maps[shard].data_ptr() + file.offset + (at - first) * self._row_bytes)
+                lengths.append(end - at)
+                owners.append(file.path)
+                at = end
+        _fetch(starts, [rows * self._row_bytes for rows in lengths], owners)
+        return MappedRows(starts, lengths, list(maps.values()))
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine; 0 where the system does not say."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
 
 
 def _map(file: RowFile) -> torch.UntypedStorage:
@@ -94,24 +111,33 @@ def _fetch(starts: Sequence[int], sizes: Sequence[int], owners: Sequence[Path]) 
     """Have the bytes read, several pieces at once: a disk that is asked for one at a time is idle in between."""
     if _WILL_NEED is None or sys.platform == "win32":
         return
-    libc = ctypes.CDLL(None, use_errno=True)
-    page = mmap.PAGESIZE
+    from unweave.store.gather import advise_all  # noqa: PLC0415 - compiled code is loaded where it is needed
+
     pieces = [
-        (at // page * page, min(at + _PIECE, start + size), owner)
+        (at // mmap.PAGESIZE * mmap.PAGESIZE, min(at + _PIECE, start + size), owner)
         for start, size, owner in zip(starts, sizes, owners, strict=True)
         for at in range(start, start + size, _PIECE)
     ]
-
-    def advise(piece: tuple[int, int, Path], advice: int) -> int:
-        at, end, _ = piece
-        call = libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(end - at), ctypes.c_int(advice))
-        return 0 if call == 0 else ctypes.get_errno()
-
-    if _POPULATE_READ is None or (pieces and advise(pieces[0], _POPULATE_READ) == _UNKNOWN):
-        for piece in pieces:
-            advise(piece, _WILL_NEED)  # the first use of a page waits for it
+    bounds = np.array([piece[:2] for piece in pieces], np.int64).reshape(-1, 2)
+    if _POPULATE_READ is None or (pieces and _refusal(pieces[0], _POPULATE_READ) == errno.EINVAL):
+        advise_all(bounds[:, 0], bounds[:, 1], _WILL_NEED)  # the first use of a page waits for it
         return
+
+    def fetch(first: int) -> tuple[int, int] | None:
+        part = bounds[first::_AT_ONCE]
+        at = advise_all(part[:, 0], part[:, 1], _POPULATE_READ)
+        return None if at < 0 else (first + at * _AT_ONCE, _refusal(pieces[first + at * _AT_ONCE], _POPULATE_READ))
+
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as fetchers:
-        for piece, code in zip(pieces, fetchers.map(lambda piece: advise(piece, _POPULATE_READ), pieces), strict=True):
-            if code:
-                raise StoreError(f"{piece[2]} cannot be read: {os.strerror(code)}; was it changed meanwhile?")
+        for refused in fetchers.map(fetch, range(_AT_ONCE)):
+            if refused is not None:
+                number, code = refused
+                raise StoreError(f"{pieces[number][2]} cannot be read: {os.strerror(code)}; was it changed meanwhile?")
+
+
+def _refusal(piece: tuple[int, int, Path], advice: int) -> int:
+    """What the system says against advice on a piece, or 0."""
+    start, stop, _ = piece
+    call = ctypes.CDLL(None, use_errno=True).madvise
+    refused = call(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), ctypes.c_int(advice))
+    return ctypes.get_errno() if refused else 0

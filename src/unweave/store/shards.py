@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from unweave.core.errors import StoreError
 from unweave.store.files import load_tensors
 from unweave.store.header import LENGTH_BYTES, Span, header_bytes, spans
-from unweave.store.mapped import RowFile, map_rows
+from unweave.store.mapped import RowFile, RowFiles
 from unweave.store.reading import Held
 
 ROWS = "activations"
@@ -63,7 +62,6 @@ class LocalShards:
     def __init__(self, folder: Path, rows: Sequence[int], d_in: int, dtype: torch.dtype) -> None:
         self._paths = [folder / shard_name(index) for index in range(len(rows))]
         self._rows, self._row_bytes = rows, d_in * dtype.itemsize
-        self._first = [0, *accumulate(rows)]
         self._mapped = [load_tensors(path) for path in self._paths]
         self._folder = folder
         for path, tensors, n in zip(self._paths, self._mapped, rows, strict=True):
@@ -86,15 +84,16 @@ class LocalShards:
         return load_tensors(self._folder / name)
 
     def hold(self, ranges: Sequence[tuple[int, int]]) -> Held:
-        """Map ranges of rows, apart from the maps above: they are gone as soon as they were used."""
-        return map_rows(self._files, self._first, ranges, self._row_bytes)
+        """Map ranges of rows, apart from the maps above."""
+        return self._files.hold(ranges)
 
     @cached_property
-    def _files(self) -> list[RowFile]:
-        return [
+    def _files(self) -> RowFiles:
+        files = [
             RowFile(path, _header(path)[ROWS].start, n, path.stat().st_size)
             for path, n in zip(self._paths, self._rows, strict=True)
         ]
+        return RowFiles(files, self._row_bytes)
 
 
 def refuse_shard(
