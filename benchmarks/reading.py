@@ -1,9 +1,10 @@
 """Shuffled batches from an activation store, beside a plain read of the same bytes from the same files.
 
-Cold: the files' pages were dropped from the system's cache before; warm: they were just read. The plain read takes
-each file in order, in one call, into a buffer that begins at a page and holds a whole shard, and looks at nothing: the
-quickest way there is to have the bytes in memory. Every way has its memory at hand before the clock starts: the store
-is open, and gave one batch.
+Cold: the files' pages were dropped from the system's cache before, and the store is opened anew. Warm: they were just
+read, and the store is opened anew. Again: they were just read, and the store is open and was read before, as in every
+epoch but the first. The plain read takes each file in order, in one call, into a buffer that begins at a page and holds
+a whole shard, and looks at nothing: the quickest way there is to have the bytes in memory. Its memory is at hand before
+the clock starts.
 
 Memory is what the process holds itself (`RssAnon` of /proc/self/status, sampled while an epoch is read, above what it
 held before the store was opened). Pages of files that are mapped (`RssFile`) are the system's cache: it takes them back
@@ -38,6 +39,7 @@ class Shape:
     batch: int = 4096
 
 
+CACHES = ("cold", "warm", "again")
 SHAPES = (Shape(768, "float32"), Shape(768, "bfloat16"), Shape(128, "float32"), Shape(4096, "float16"))
 
 
@@ -51,16 +53,14 @@ class Plan:
 
 
 def measure(plan: Plan, *, scratch: Path) -> list[dict[str, object]]:
-    """A row for each shape, with cold and with warm cache: GB/s of each way to read, and shuffled over plain."""
+    """A row for each shape and state of the cache: GB/s of each way to read, and shuffled over plain."""
     found: list[dict[str, object]] = []
     for shape in plan.shapes:
         folder = scratch / "reading"
         shutil.rmtree(folder, ignore_errors=True)
         try:
             _write(shape, plan.gib, folder)
-            found += [
-                _compare(folder, shape, plan.rounds, cold=cold) for cold in ((True, False) if _can_drop() else (False,))
-            ]
+            found += [_compare(folder, shape, plan.rounds, cache) for cache in CACHES if cache != "cold" or _can_drop()]
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return found
@@ -82,23 +82,25 @@ def _write(shape: Shape, gib: float, folder: Path) -> None:
     capture(nn.Sequential(nn.Identity()), examples(), at="0", out=folder, dtype=shape.dtype)
 
 
-def _compare(folder: Path, shape: Shape, rounds: int, *, cold: bool) -> dict[str, object]:
+def _compare(folder: Path, shape: Shape, rounds: int, cache: str) -> dict[str, object]:
     files = sorted(folder.glob("shard-*"))
     size = sum(path.stat().st_size for path in files)
     buffer = mmap.mmap(-1, max(path.stat().st_size for path in files))
     _plain(files, buffer)
     with _memory() as memory:
-        store = Activations(folder)
-        next(store.batches(shape.batch, seed=0, epoch=0))
+        _shuffled(Activations(folder), shape.batch)  # code is compiled, memory for batches was had
+        opened = Activations(folder) if cache == "again" else None
         ways: dict[str, Callable[[], None]] = {
             "plain": lambda: _plain(files, buffer),
-            "shuffled": lambda: _shuffled(store, shape.batch),
+            "shuffled": lambda: _shuffled(opened or Activations(folder), shape.batch),
         }
+        if opened is not None:
+            ways["shuffled"]()
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for number in range(rounds):
             for name in sorted(ways, reverse=number % 2 == 1):
-                print(f"reading: {'cold' if cold else 'warm'}, round {number + 1}, {name}", flush=True)
-                if cold:
+                print(f"reading: {cache}, round {number + 1}, {name}", flush=True)
+                if cache == "cold":
                     _drop(files)
                 else:
                     _plain(files, buffer)
@@ -107,7 +109,7 @@ def _compare(folder: Path, shape: Shape, rounds: int, *, cold: bool) -> dict[str
                 seconds[name].append(time.perf_counter() - started)
     shares = ratios(seconds, "shuffled")["plain"]  # seconds of the plain read over seconds of the shuffled one
     return {
-        "cache": "cold" if cold else "warm",
+        "cache": cache,
         "bytes": size,
         "d_in": shape.d_in,
         "dtype": shape.dtype,

@@ -195,12 +195,15 @@ def _ablation(found: dict[str, Any]) -> Iterator[str]:
             )
 
 
+_CACHES = {"cold": "cold cache", "warm": "warm cache", "again": "warm cache, a later epoch"}
+
+
 def _reading(found: dict[str, Any]) -> Iterator[str]:
     for row in found.get("reading", {}).get("rows", []):
         speed = {name: _number(spread["median"]) for name, spread in row["gb_per_second"].items()}
         yield _line(
             f"reading, shuffled batches, {row['d_in']} wide, {row['dtype']}, {row['bytes'] / 2**30:.1f} GiB, "
-            f"{row['cache']} cache",
+            f"{_CACHES[row['cache']]}",
             f"{speed['shuffled']} GB/s",
             f"plain read in order: {speed['plain']} GB/s",
             _number(1 / row["share_of_plain"]["median"]),

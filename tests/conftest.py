@@ -9,24 +9,25 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 from collections.abc import Iterator
 from pathlib import Path
 
+import checking
 import pytest
 import torch
 from hypothesis import settings
-from jaxtyping import install_import_hook
 
 pytest_plugins = ["browsing", "faulting"]  # in tests/plugins: a real browser and servers for it; faults
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # GPU programs are tried on the CPU, where Triton is installed
 
-# Must come before anything imports unweave. The tower lets an int stand for a float, as PEP 484 and mypy do. What a
-# compiler has to read is left as it is written; so is what defines functions at every step.
+# Must come before anything imports unweave. What a compiler has to read is left as it is written; so is what defines
+# functions at every step.
 _KERNELS = "unweave.dictionaries.kernels"
 _COMPILED = {f"{_KERNELS}.{name}" for name in ("compiled", "loops", "programs", "team")}
 _COMPILED.add("unweave.store.gather")
 _SOURCE = Path(__file__).parents[1] / "src"
-_MODULES = {".".join(path.relative_to(_SOURCE).with_suffix("").parts) for path in (_SOURCE / "unweave").rglob("*.py")}
-install_import_hook(sorted(_MODULES - _COMPILED), "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+_PATHS = ((path, path.relative_to(_SOURCE).with_suffix("").parts) for path in (_SOURCE / "unweave").rglob("*.py"))
+_MODULES = {".".join(parts[:-1] if path.stem == "__init__" else parts) for path, parts in _PATHS}
+checking.install(_MODULES - _COMPILED)
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)

@@ -12,6 +12,7 @@ from unweave.capture import capture
 from unweave.core.errors import InputError
 from unweave.store.activation_writer import ActivationWriter
 from unweave.store.activations import Activations
+from unweave.store.drafts import is_draft
 
 X = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
 
@@ -170,12 +171,14 @@ def test_what_exists_and_is_no_store_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("at", ["fc1", ["fc1", "fc2"]])
-def test_a_model_that_fails_in_the_middle_leaves_nothing(tmp_path, at):
+def test_a_model_that_fails_in_the_middle_leaves_nothing_but_a_draft(tmp_path, at):
     with pytest.raises(InputError, match="no luck"):
         capture(Net(fails_at=3), X, at=at, batch_size=4, out=tmp_path / "a", shard_bytes=64)
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert not left
+    assert left
+    assert all(any(is_draft(above) for above in path.parents) for path in left)
     capture(Net(), X, at=at, out=tmp_path / "a")
+    assert not [path for path in tmp_path.rglob("*") if is_draft(path)]
 
 
 @pytest.mark.parametrize(("bad", "dtype"), [(float("nan"), "float32"), (float("inf"), "bfloat16"), (1e5, "float16")])

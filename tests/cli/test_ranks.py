@@ -10,12 +10,12 @@ from unweave.core.distributed import Ranks
 from unweave.core.errors import InputError
 
 
-@pytest.mark.parametrize("command", sorted({*COMMANDS, "trian"} - {"capture", "train"}))
+@pytest.mark.parametrize("command", sorted({*COMMANDS, "trian"} - {"capture", "train", "sweep"}))
 def test_a_command_that_is_one_process_s(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--ranks", "2", command, "rows", "--out", "sae"]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert said.count("error:") == 1
-    assert f"share the work of capture and train only; start {command!r} as one process" in said
+    assert f"share the work of capture, train and sweep only; start {command!r} as one process" in said
 
 
 @pytest.mark.parametrize("given", [[], ["2"], ["two", "train"], ["0", "train"]])
@@ -36,7 +36,7 @@ class Two(Ranks):
 
 def test_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "ranks", lambda: Two(0, 2))
-    for given in (["train", "rows"], ["capture"], ["--help"], []):
+    for given in (["train", "rows"], ["capture"], ["sweep"], ["--help"], []):
         with ranks.begin(given):
             pass
     with pytest.raises(InputError, match="without --ranks or torchrun"), ranks.begin(["report", "run"]):

@@ -1,23 +1,23 @@
+import itertools
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from forking import Program
 from torch import distributed as dist
 
-Start = Callable[..., list["subprocess.Popen[str]"]]
+Start = Callable[..., list[Program]]
 _TIMEOUT_SECONDS = 240
 
 
 @pytest.fixture
-def start():
+def start(tmp_path_factory: pytest.TempPathFactory):
     """Starts processes of one job, as torchrun would; their store is the test's own, so that no port is agreed upon."""
-    started, stores = [], []
+    started, stores, numbers, said = [], [], itertools.count(), tmp_path_factory.mktemp("said")
 
-    def begin(size: int, *command: object, **environment: str) -> "list[subprocess.Popen[str]]":
+    def begin(size: int, *command: object, **environment: str) -> list[Program]:
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
         stores.append(store)
         shared = {
@@ -28,13 +28,13 @@ def start():
             "OMP_NUM_THREADS": "1",
             **environment,
         }
+        job = next(numbers)
         now = [
-            subprocess.Popen(
-                [sys.executable, *map(str, command)],
-                env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
+            Program(
+                list(map(str, command)),
+                {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                said,
+                f"{job}.{rank}",
             )
             for rank in range(size)
         ]

@@ -106,11 +106,25 @@ def test_gated(tmp_path: Path) -> None:
     assert_computes(read, rows, codes, codes @ tensors["W_dec"] + tensors["b_dec"])
 
 
+@pytest.mark.parametrize("mode", ["layer_norm", "constant_norm_rescale"])
+def test_rows_that_are_normalised_one_by_one(mode: Any, tmp_path: Path) -> None:
+    read, rows, tensors = FORMAT.read(repository(tmp_path, normalize_activations=mode)), random_rows(D), state()
+    assert read.row_norm == mode
+    if mode == "layer_norm":
+        mean, scale = rows.mean(-1, keepdim=True), rows.std(-1, keepdim=True)
+        z = (rows - mean) / (scale + 1e-5)
+    else:
+        mean, scale = torch.zeros(1), rows.norm(dim=-1, keepdim=True) / D**0.5
+        z = rows / scale
+    codes = ((z - tensors["b_dec"]) @ tensors["W_enc"] + tensors["b_enc"]).relu()
+    assert_computes(read, rows, codes, (codes @ tensors["W_dec"] + tensors["b_dec"]) * scale + mean)
+
+
 @pytest.mark.parametrize(
     "cfg",
     [
-        {"normalize_activations": "layer_norm"},
-        {"normalize_activations": "constant_norm_rescale"},
+        {"normalize_activations": "expected_average_only_in"},
+        {"normalize_activations": True},
         {"activation_fn_str": "tanh-relu"},
         {"architecture": "jumprelu"},
         {"is_transcoder": True},

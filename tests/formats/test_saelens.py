@@ -142,7 +142,7 @@ def test_a_finetuned_decoder_is_folded(tmp_path: Path) -> None:
         ({"architecture": ["standard"]}, "architecture"),
         ({"architecture": "unweave-gelu"}, "whole folder"),
         ({"activation_fn_str": "tanh-relu"}, "'tanh-relu'"),
-        ({"normalize_activations": "layer_norm"}, "'layer_norm'"),
+        ({"normalize_activations": "covariance_whitening"}, "'covariance_whitening'"),
         ({"normalize_activations": {"a": 1}}, "normalize_activations"),
         ({"apply_b_dec_to_input": "yes"}, "apply_b_dec_to_input"),
         ({"d_in": 5}, "says d_in 5"),
@@ -203,6 +203,23 @@ def test_a_foreign_dictionary_becomes_one_of_ours(tmp_path: Path) -> None:
     cfg = json.loads((tmp_path / "own" / "cfg.json").read_text())
     assert cfg["apply_b_dec_to_input"] is True
     assert cfg["metadata"]["model_name"] == "gpt2"
+
+
+@pytest.mark.parametrize(("mode", "scale"), [("layer_norm", 1.0), ("constant_norm_rescale", 5.0)])
+def test_rows_that_are_normalised_one_by_one_by_hand(mode: str, scale: float, tmp_path: Path) -> None:
+    found = load(written(tmp_path / "sae", normalize_activations=mode, b_dec=[1.0, -1.0]))
+    # layer_norm: mean 6, deviation √2, so z = (−1, 1)/√2; the other: length 5√2, over √2 is 5, so z = (1, 7)/5
+    row = torch.tensor([[5.0, 7.0]] if mode == "layer_norm" else [[1.0, 7.0]])
+    z = torch.tensor([[-1.0, 1.0]]) / 2**0.5 if mode == "layer_norm" else row / 5
+    x, y = (z - torch.tensor([[1.0, -1.0]]))[0].tolist()
+    expected = [max(0.0, value) for value in (x, y + 1, x - y + 2)]
+    torch.testing.assert_close(found.encode(row), torch.tensor([expected]), atol=2e-5, rtol=1e-5)
+    mean, scale = (6.0, 2**0.5) if mode == "layer_norm" else (0.0, 5.0)
+    one = torch.tensor([[1.0, 0.0, 0.0]])
+    torch.testing.assert_close(found.reconstruct(one, row), torch.tensor([[mean + 4 * scale, mean + 3 * scale]]))
+    export(found, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "cfg.json").read_text())["normalize_activations"] == mode
+    assert torch.equal(load(tmp_path / "out")(row), found(row))
 
 
 def test_what_saelens_has_no_word_for_is_not_exported(tmp_path: Path) -> None:

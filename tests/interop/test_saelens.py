@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 sae_lens = pytest.importorskip("sae_lens", reason="SAELens is not installed; make test-interop brings it")
 
@@ -37,7 +37,7 @@ from unweave.formats import export, load  # noqa: E402
 from unweave.store.rows import TensorRows  # noqa: E402
 from unweave.testing import example  # noqa: E402
 
-Same = Callable[[Dictionary, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], int], None]
+Same = Callable[..., None]
 Scramble = Callable[[nn.Module, int], None]
 D_IN, D_SAE = 24, 40
 KINDS = DictionaryConfig.registry.members()
@@ -114,6 +114,46 @@ def test_we_load_what_saelens_saves(name: str, same: Same, scrambled: Scramble, 
     same(ours, again.encode, again.decode, D_IN)
 
 
+def _by_row(mode: str, **options: Any) -> dict[str, Any]:
+    pursuit = {"max_iterations": 4, "residual_threshold": 0.0, "stop_on_duplicate_support": False}
+    same = {"normalize_activations": mode, **options}
+    return {
+        "standard": _inference(StandardSAE, StandardSAEConfig, **same),
+        "topk": _inference(TopKSAE, TopKSAEConfig, k=5, **same),
+        "topk by norm": _inference(TopKSAE, TopKSAEConfig, k=5, rescale_acts_by_decoder_norm=True, **same),
+        "jumprelu": _inference(JumpReLUSAE, JumpReLUSAEConfig, **same),
+        "gated": _inference(GatedSAE, GatedSAEConfig, **same),
+        "matching_pursuit": _inference(
+            sae_lens.MatchingPursuitSAE, sae_lens.MatchingPursuitSAEConfig, **pursuit, **same
+        ),
+    }
+
+
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("mode", ["layer_norm", "constant_norm_rescale"])
+@pytest.mark.parametrize("name", sorted(_by_row("none")))
+def test_rows_that_are_normalised_one_by_one(
+    name: str, mode: str, centred: bool, same: Same, scrambled: Scramble, tmp_path: Path
+) -> None:
+    theirs = _by_row(mode, apply_b_dec_to_input=centred)[name]
+    scrambled(theirs, 8)
+    if name == "matching_pursuit":  # the pursuit is defined for directions of length 1
+        theirs.W_dec.data /= theirs.W_dec.data.norm(dim=1, keepdim=True)
+    theirs.save_model(tmp_path / "sae")
+    ours = load(tmp_path / "sae")
+    assert ours.row_norm == mode
+    same(ours, theirs.encode, theirs.decode, D_IN, zeros=False)
+    rows = torch.randn(20, D_IN, generator=torch.Generator().manual_seed(1)) + 3
+    with torch.no_grad():
+        torch.testing.assert_close(ours(rows), theirs(rows), atol=1e-5 * float(rows.abs().max()), rtol=1e-5)
+    ours.save(tmp_path / "own")
+    export(ours, tmp_path / "out")
+    for folder in ("own", "out"):
+        again = SAE.load_from_disk(tmp_path / folder)
+        assert again.cfg.normalize_activations == mode
+        same(ours, again.encode, again.decode, D_IN, zeros=False)
+
+
 @pytest.mark.parametrize("norm", [True, False])
 @pytest.mark.parametrize("nested", [True, False])
 def test_batch_topk_is_what_saelens_makes_of_it_after_training(
@@ -182,9 +222,8 @@ def test_what_no_kind_of_ours_computes_is_refused_by_name(tmp_path: Path) -> Non
     refused: dict[str, Any] = {
         "abstopk": _inference(sae_lens.AbsTopKSAE, sae_lens.AbsTopKSAEConfig, k=3),
         "residual": _inference(sae_lens.MatchingPursuitSAE, sae_lens.MatchingPursuitSAEConfig),
-        "layer_norm": _inference(StandardSAE, StandardSAEConfig, normalize_activations="layer_norm"),
-        "constant_norm_rescale": _inference(
-            StandardSAE, StandardSAEConfig, normalize_activations="constant_norm_rescale"
+        "covariance_whitening": _inference(
+            StandardSAE, StandardSAEConfig, normalize_activations="covariance_whitening"
         ),
         "norm_scaling_factor": _inference(
             StandardSAE, StandardSAEConfig, normalize_activations="expected_average_only_in"

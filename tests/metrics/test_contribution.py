@@ -14,6 +14,12 @@ def test_by_hand():
     assert shares.tolist() == [(1 + 9) / 4 / 8, 4 * 4 / 4 / 8, 0]
 
 
+def test_rows_of_their_own_scale_by_hand():
+    scales = np.array([0.5, 2.0, 1.0, 7.0], dtype=np.float32)
+    shares = contribution_shares(by_latent(Codes.from_dense(DENSE)), np.array([1.0, 2.0, 5.0]), 8.0, scales)
+    assert shares.tolist() == [(4 + 9) / 4 / 8, 4 * 1 / 4 / 8, 0]
+
+
 def test_orthogonal_latents_about_their_mean_share_the_explained_variance_out():
     generator = torch.Generator().manual_seed(0)
     codes = torch.randn(4000, 3, generator=generator)  # of both signs, so that their mean is next to nothing

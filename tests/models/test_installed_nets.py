@@ -3,12 +3,15 @@
 import sys
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from unweave.core.errors import InputError
 from unweave.core.framing import Framing
+from unweave.models.preprocess import Preprocess
 from unweave.models.timm_net import Timm, steps_of_timm
 from unweave.models.torchvision_net import Torchvision, steps_of_preset
 
@@ -20,9 +23,25 @@ SETTINGS = {
     "crop_pct": 0.75,
     "crop_mode": "center",
 }
-PRESET = SimpleNamespace(
-    crop_size=[24], resize_size=[32], mean=[0.5] * 3, std=[0.25] * 3, interpolation=SimpleNamespace(value="bilinear")
-)
+
+
+class Transforms:
+    """What both packages do to a Pillow image: the shorter side to 32, the central 24, (x − 0.5) / 0.25."""
+
+    crop_size, resize_size, mean, std = [24], [32], [0.5] * 3, [0.25] * 3
+
+    def __init__(self, interpolation="bilinear", left_out=0):
+        self.interpolation, self.left_out = SimpleNamespace(value=interpolation), left_out
+
+    def __call__(self, picture):
+        width, height = picture.size
+        short = min(width, height)
+        filter_ = getattr(Image.Resampling, self.interpolation.value.upper())
+        picture = picture.resize((int(32 * width / short), int(32 * height / short)), filter_)
+        left, top = round((picture.width - 24) / 2), round((picture.height - 24) / 2) - self.left_out
+        pixels = np.asarray(picture.crop((left, top, left + 24, top + 24)), np.float32) / 255
+        return torch.from_numpy((pixels - 0.5) / 0.25).permute(2, 0, 1)
+
 
 
 def network() -> nn.Module:
@@ -34,14 +53,15 @@ def timm(monkeypatch):
     package, data = ModuleType("timm"), ModuleType("timm.data")
 
     def create_model(name, *, pretrained):
-        if name != "tiny":
+        if name.removeprefix("local-dir:") != "tiny":
             raise RuntimeError(f"Unknown model ({name})")
         return network()
 
     package.create_model, package.data = create_model, data
-    package.get_pretrained_cfg = lambda name: SimpleNamespace(to_dict=lambda: SETTINGS)
+    package.get_pretrained_cfg = lambda name: None if ":" in name else SimpleNamespace(to_dict=lambda: SETTINGS)
     data.resolve_model_data_config = lambda model: SETTINGS
     data.resolve_data_config = lambda pretrained_cfg: pretrained_cfg
+    data.create_transform = lambda *, interpolation, is_training, **rest: Transforms(interpolation)
     monkeypatch.setitem(sys.modules, "timm", package)
     monkeypatch.setitem(sys.modules, "timm.data", data)
 
@@ -49,7 +69,7 @@ def timm(monkeypatch):
 @pytest.fixture
 def torchvision(monkeypatch):
     package, models = ModuleType("torchvision"), ModuleType("torchvision.models")
-    weights = SimpleNamespace(transforms=lambda: PRESET, meta={"categories": ["a", "b", "c", "d"]})
+    weights = SimpleNamespace(transforms=Transforms, meta={"categories": ["a", "b", "c", "d"]})
     models.get_model_weights = lambda name: {"tiny": {"DEFAULT": weights}}[name]
     models.get_model = lambda name, weights: network()
     package.models = models
@@ -66,6 +86,25 @@ def test_timm(timm):
         Timm(name="other").build((0, 0, 0), 0, torch.Generator())
 
 
+def test_a_name_that_timm_has_no_settings_of_is_framed_as_its_network_says(timm):
+    assert Timm(name="local-dir:tiny").framing() == Framing(height=32, width=32)
+
+
+def test_transforms_that_do_something_else_are_found_out(timm, torchvision):
+    sys.modules["timm.data"].create_transform = lambda **settings: Transforms("bicubic", left_out=1)
+    with pytest.raises(InputError, match=r"timm's tiny gives pixels that differ by .* grey levels"):
+        Timm(name="tiny").build((0, 0, 0), 0, torch.Generator())
+    videos = SimpleNamespace(transforms=Videos, meta={})
+    sys.modules["torchvision.models"].get_model_weights = lambda name: {"DEFAULT": videos}
+    with pytest.raises(InputError, match="does not take one image alone"):
+        Torchvision(name="tiny").build((0, 0, 0), 0, torch.Generator())
+
+
+class Videos(Transforms):
+    def __call__(self, frames):
+        return frames.ndim
+
+
 def test_torchvision(torchvision):
     net = Torchvision(name="tiny").build((0, 0, 0), 0, torch.Generator().manual_seed(0))
     assert net(torch.rand(2, 3, 50, 60)).shape == (2, 4)
@@ -80,9 +119,13 @@ def test_their_steps():
     steps = steps_of_timm(SETTINGS)
     assert (steps.size, steps.crop, steps.gain[0], steps.shift[0]) == ((32,), (24, 24), 4.0, -2.0)
     assert steps_of_timm({**SETTINGS, "crop_mode": "squash"}).size == (32, 32)
-    with pytest.raises(InputError, match="crop_mode 'border'"):
-        steps_of_timm({**SETTINGS, "crop_mode": "border"})
-    assert steps_of_preset(PRESET).crop == (24, 24)
+    border = steps_of_timm({**SETTINGS, "crop_mode": "border"})
+    assert (border.within, border.resized(50, 100), border.seen(50, 100)) == ((32, 32), (16, 32), (-0.25, 0.125, 1.25, 0.875))
+    wide = Preprocess(border)(torch.zeros(1, 3, 16, 32))
+    assert (wide[0, 0, 0, 0].item(), wide[0, 0, 12, 12].item()) == pytest.approx((128 / 255 / 0.25 - 2, -2.0))
+    with pytest.raises(InputError, match="crop_mode 'tiles'"):
+        steps_of_timm({**SETTINGS, "crop_mode": "tiles"})
+    assert steps_of_preset(Transforms()).crop == (24, 24)
     with pytest.raises(InputError, match="no transforms for classification"):
         steps_of_preset(object())
 

@@ -114,7 +114,7 @@ class Served:
         self.log, self.ended = log, False
         log.write_text("")
         with _not_in_a_test():
-            self._process = _forked(arguments, log) if fork else _started(arguments, log)
+            self._process = fork_of(_run, str(log), list(arguments)) if fork else _started(arguments, log)
         self.pid = self._process.pid
         self._wait_for(lambda: re.search(ready, log.read_text()) is not None)
         self.address, self.port = re.search(r"(http://[^/\s]+:(\d+))", log.read_text()).groups()
@@ -164,14 +164,6 @@ def _started(arguments: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
     with log.open("w") as file:
         command = [sys.executable, "-m", "unweave.cli.main", *arguments]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
-
-
-def _forked(arguments: Sequence[str], log: Path) -> BaseProcess:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["unweave.cli.main", "unweave.rating.server"])
-    process = context.Process(target=_run, args=(str(log), list(arguments)))
-    process.start()
-    return process
 
 
 def _run(log: str, arguments: Sequence[str]) -> NoReturn:

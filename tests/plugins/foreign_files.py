@@ -50,7 +50,7 @@ def random_rows(d_in: int, seed: int = 0) -> Tensor:
 def assert_computes(dictionary: Any, rows: Tensor, codes: Tensor, decoded: Tensor) -> None:
     """Codes and reconstruction are those, to 1e-5 of the largest value."""
     with torch.no_grad():
-        for ours, expected in ((dictionary.encode(rows), codes), (dictionary.decode(codes), decoded)):
+        for ours, expected in ((dictionary.encode(rows), codes), (dictionary.reconstruct(codes, rows), decoded)):
             assert ours.shape == expected.shape
             size = float(expected.abs().max()) or 1.0
             torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5 * size)

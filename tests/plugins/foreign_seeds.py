@@ -8,14 +8,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+import safetensors.torch
 import torch
 from foreign_files import random_tensors, standing_in
 from torch import Tensor, nn
 
-from unweave.dictionaries.base import Dictionary, DictionaryConfig
+from unweave.dictionaries.base import Dictionary, DictionaryConfig, RowNorm
 from unweave.dictionaries.batch_topk import BatchTopK
 from unweave.dictionaries.gated import Gated
 from unweave.dictionaries.jumprelu import JumpReLU
+from unweave.dictionaries.normalised import NormalisedRows
 from unweave.dictionaries.relu import ReLU
 from unweave.dictionaries.topk import TopK
 from unweave.formats.base import named
@@ -43,14 +46,18 @@ class _Thing(nn.Module):
 def seeds() -> dict[str, list[Files]]:
     """Files by name, for each format that is registered: one set for each kind it has words for."""
     made = {name: [_written(name, config) for config in configs] for name, configs in _WRITTEN.items()}
-    return {**made, "overcomplete": [_overcomplete()], "prisma": [_prisma(), _prisma_pickled()]}
+    for name in ("openai", "saelens"):
+        made[name].append(_written(name, TopK(d_sae=S, k=2), row_norm="layer_norm"))
+    others = {"overcomplete": [_overcomplete()], "prisma": [_prisma(), _prisma_pickled()], "gemma-scope": gemma_scope()}
+    return {**made, **others}
 
 
-def _written(name: str, config: DictionaryConfig) -> Files:
+def _written(name: str, config: DictionaryConfig, row_norm: RowNorm | None = None) -> Files:
     own: Dictionary = config.build(D)
     generator = torch.Generator().manual_seed(0)
     for tensor in own.state_dict().values():
         tensor.copy_(torch.rand(tensor.shape, generator=generator))
+    own = own if row_norm is None else NormalisedRows(own, row_norm)
     with TemporaryDirectory() as folder:
         named(name).write(own, Path(folder))
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
@@ -58,6 +65,19 @@ def _written(name: str, config: DictionaryConfig) -> Files:
 
 def _four() -> dict[str, Tensor]:
     return random_tensors(0, W_enc=(D, S), b_enc=(S,), W_dec=(S, D), b_dec=(D,))
+
+
+def gemma_scope() -> list[Files]:
+    """Of the first one and of the second."""
+    tensors = {**_four(), "threshold": torch.linspace(0.1, 0.5, S)}
+    npz = io.BytesIO()
+    np.savez(npz, **{name: tensor.numpy() for name, tensor in tensors.items()})
+    said = {"architecture": "jump_relu", "hf_hook_point_in": "model.layers.9.output", "model_name": "gemma-v3-1b-pt"}
+    params = safetensors.torch.save({name.lower(): tensor for name, tensor in tensors.items()})
+    return [
+        {"params.npz": npz.getvalue()},
+        {"params.safetensors": params, "config.json": json.dumps(said).encode()},
+    ]
 
 
 def torch_bytes(contents: Any) -> bytes:

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unweave.core.errors import InputError
-from unweave.store.activation_writer import ActivationWriter, ShardSums, save_moments, shard_rows
+from unweave.store.activation_writer import ActivationWriter, save_moments, shard_rows
 from unweave.store.activations import DTYPES, RowBlock
 from unweave.store.files import load_tensors
+from unweave.store.pieces import Piece, ShardSums
 from unweave.store.shards import MOMENTS, shard_name
 
 
@@ -70,8 +71,9 @@ def test_memory_of_the_writer_stays_below_two_shards(tmp_path: Path) -> None:
 def test_each_shard_is_told_of_once_it_is_whole(tmp_path: Path) -> None:
     told: list[tuple[str, int]] = []
 
-    def finished(path: Path) -> None:
-        told.append((path.name, len(load_tensors(path)["example"])))
+    def finished(piece: Piece) -> None:
+        told.append((piece.name, len(load_tensors(tmp_path / piece.name)["example"])))
+        assert (piece.stop - piece.first) * 2 == sum(piece.rows) == told[-1][1]
 
     writer = ActivationWriter(tmp_path, shard_bytes=4 * 8, finished=finished)
     for start in range(0, 10, 2):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from unweave.core.errors import InputError, StoreError
 from unweave.store import activations as module
-from unweave.store import order
+from unweave.store import mapped, order
 from unweave.store.activation_writer import ActivationWriter
 from unweave.store.activations import DTYPES, KIND, Activations, RowBlock
 from unweave.store.artifact import MANIFEST, Identity, read_json, write_json, writing
@@ -162,8 +162,12 @@ def test_windows_of_another_size_make_another_order(store: Activations, monkeypa
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="needs /proc")
-def test_maps_of_files_are_gone_with_their_windows(store: Activations, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stay", [False, True])
+def test_maps_of_a_large_store_are_gone_with_their_windows(
+    store: Activations, monkeypatch: pytest.MonkeyPatch, stay: bool
+) -> None:
     monkeypatch.setattr(order, "BLOCK_BYTES", 16)
+    monkeypatch.setattr(mapped, "_STAYING_SHARE", float(stay))
 
     def maps() -> int:
         return Path("/proc/self/maps").read_text().count(str(store.folder))
@@ -174,9 +178,24 @@ def test_maps_of_files_are_gone_with_their_windows(store: Activations, monkeypat
     next(batches)
     assert maps() <= before + 2 * len(narrow.manifest.details["shards"])
     batches.close()
-    assert maps() == before
+    after = before + stay * len(narrow.manifest.details["shards"])
+    assert before <= maps() <= after
     list(narrow.batches(3, seed=0, epoch=0))
-    assert maps() == before
+    assert maps() == after
+    list(narrow.batches(3, seed=0, epoch=1))
+    assert maps() == after
+
+
+def test_a_share_is_the_same_rows_of_each_batch(store: Activations, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "BLOCK_BYTES", 8)
+    opened = Activations(store.folder, window_bytes=16)
+    for shuffle, batch_size, skip in ((True, 4, 0), (True, 3, 1), (True, 9, 0), (False, 4, 1)):
+        whole = list(opened.batches(batch_size, seed=0, epoch=0, shuffle=shuffle, skip=skip))
+        share = opened.batches(
+            batch_size, seed=0, epoch=0, shuffle=shuffle, skip=skip, share=lambda rows: (rows // 3, rows // 3 + 1)
+        )
+        for batch, mine in zip(whole, share, strict=True):
+            assert torch.equal(batch[len(batch) // 3 :][:1], mine)
 
 
 def test_a_shard_that_was_cut_short_after_it_was_opened_is_named(

@@ -156,10 +156,13 @@ def test_the_same_artifact_is_there_and_another_one_is_refused_without_harm(tmp_
     assert existing(tmp_path / "a", FIRST)
     assert not existing(tmp_path / "a", FIRST, overwrite=True)
     assert not existing(tmp_path / "a", OTHER, overwrite=True)
-    for wrong in (OTHER, Identity(kind="another", config={"a": 1})):
-        with pytest.raises(InputError, match="overwrite"):
+    another = Identity(kind="another", config={"a": 1})
+    with pytest.raises(InputError, match="'thing', which one of kind 'another' does not replace"):
+        existing(tmp_path / "a", another, overwrite=True)
+    for wrong, said in ((OTHER, "overwrite"), (another, "does not replace")):
+        with pytest.raises(InputError, match=said):
             existing(tmp_path / "a", wrong)
-        with pytest.raises(InputError, match="overwrite"):
+        with pytest.raises(InputError, match=said):
             _put(tmp_path / "a", wrong)
     assert _bytes(tmp_path) == before
     _put(tmp_path / "a", OTHER, "new", overwrite=True)

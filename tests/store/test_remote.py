@@ -15,6 +15,7 @@ from unweave.store import order
 from unweave.store.activations import Activations
 from unweave.store.artifact import MANIFEST
 from unweave.store.remote import RemoteFolder, as_place, as_url
+from unweave.store.uploads import UploadedDraft
 from unweave.train.stage import train
 from unweave.train.training import Training
 
@@ -136,10 +137,115 @@ def test_what_a_killed_capture_left_is_replaced(url: str, monkeypatch: pytest.Mo
     assert _capture(url).n == 100
 
 
-def test_a_capture_that_fails_leaves_nothing(url: str) -> None:
+def test_a_capture_that_fails_before_anything_is_whole_leaves_nothing(url: str) -> None:
     with pytest.raises(InputError, match="NaN or Inf"):
-        _capture(url, torch.cat([IMAGES, torch.full((10, 6), torch.nan)]))
+        _capture(url, torch.full((10, 6), torch.nan))
     assert RemoteFolder(url).sizes() == {}
+
+
+def _cut_short(out: str | Path, call: int, images: torch.Tensor = IMAGES, **settings: object) -> None:
+    seen: list[int] = []
+
+    def fail(*_: object) -> None:
+        seen.append(0)
+        if len(seen) > call:
+            raise RuntimeError("no luck")
+
+    with NET.register_forward_pre_hook(fail), pytest.raises(InputError, match="no luck"):
+        _capture(out, images, **settings)
+
+
+def _counted(out: str | Path, images: torch.Tensor = IMAGES, **settings: object) -> tuple[Activations, int]:
+    seen: list[int] = []
+    with NET.register_forward_pre_hook(lambda *_: seen.append(0)):
+        return _capture(out, images, **settings), len(seen)
+
+
+def test_a_capture_that_was_cut_short_goes_on(url: str, tmp_path: Path) -> None:
+    right = _capture(tmp_path / "right")
+    _cut_short(url, 7)
+    assert MANIFEST not in RemoteFolder(url).sizes()
+    store, calls = _counted(url)
+    assert calls == 10 - 6, "three shards of two batches were whole"
+    assert store.manifest.files == right.manifest.files
+    assert set(RemoteFolder(url).sizes()) == {*right.manifest.files, MANIFEST}
+
+
+def test_an_upload_without_its_note_or_of_another_size_is_made_again(url: str, tmp_path: Path) -> None:
+    right, folder = _capture(tmp_path / "right"), RemoteFolder(url)
+    for damage in (1, 2):
+        _cut_short(url, 9)
+        (note,) = [name for name in folder.sizes() if name.startswith("unfinished/00000000" + str(2 * damage))]
+        folder.remove([note]) if damage == 1 else folder.write(f"shard-0000{damage}.safetensors", b"half")
+        store, calls = _counted(url)
+        assert calls == 10 - 2 * damage
+        assert store.manifest.files == right.manifest.files
+        folder.remove([*folder.sizes()])
+
+
+def test_what_another_capture_left_is_removed(url: str) -> None:
+    _cut_short(url, 7)
+    store, calls = _counted(url, IMAGES + 1)
+    assert calls == 10
+    assert set(RemoteFolder(url).sizes()) == {*store.manifest.files, MANIFEST}
+
+
+def test_what_is_overwritten_stays_whole_until_the_new_one_is(url: str, tmp_path: Path) -> None:
+    old = _capture(url)
+    _cut_short(url, 7, IMAGES + 1, overwrite=True)
+    assert torch.equal(Activations(url).rows(0, 100), _capture(tmp_path / "old").rows(0, 100))
+    new, calls = _counted(url, IMAGES + 1, overwrite=True)
+    assert calls == 4
+    assert torch.equal(new.rows(0, 100), _capture(tmp_path / "new", IMAGES + 1).rows(0, 100))
+    assert torch.equal(new.moments().mean, Activations(tmp_path / "new").moments().mean)
+    assert set(RemoteFolder(url).sizes()) == {*new.manifest.files, MANIFEST}
+    with pytest.raises(StoreError, match=r"shard-0000.* does not exist \(any more\)"):
+        old.rows(0, 100)
+
+
+def test_no_store_at_a_url_has_names_that_another_had_there(url: str) -> None:
+    names: set[str] = set()
+    for _ in range(4):
+        files = set(_capture(url, overwrite=True).manifest.files)
+        assert not names & files
+        names |= files
+
+
+def test_a_writer_that_is_killed_once_the_manifest_is_exchanged(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = _capture(url)
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFolder, "remove", lambda *_: None)
+        _capture(url, IMAGES + 1, overwrite=True)
+    assert set(RemoteFolder(url).sizes()) > set(old.manifest.files)
+    new = _capture(url, IMAGES + 1)
+    assert set(RemoteFolder(url).sizes()) == {*new.manifest.files, MANIFEST}
+
+
+def test_a_store_that_replaced_another_can_be_copied_into_a_folder(url: str, tmp_path: Path) -> None:
+    _capture(url)
+    store, folder = _capture(url, IMAGES + 1, overwrite=True), RemoteFolder(url)
+    for name, size in folder.sizes().items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(folder.read(name, 0, size))
+    copied = Activations(tmp_path)
+    assert torch.equal(copied.rows(0, 100), store.rows(0, 100))
+    assert torch.equal(copied.moments().mean, store.moments().mean)
+    batches = zip(copied.batches(9, seed=0, epoch=0), store.batches(9, seed=0, epoch=0), strict=True)
+    assert all(torch.equal(a, b) for a, b in batches)
+
+
+def test_a_writer_whose_files_others_remove_says_so(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = UploadedDraft.files
+
+    def meanwhile(draft: UploadedDraft) -> object:
+        found = files(draft)
+        RemoteFolder(url).remove(["shard-00002.safetensors"])
+        return found
+
+    monkeypatch.setattr(UploadedDraft, "files", meanwhile)
+    with pytest.raises(StoreError, match=r"shard-00002\.safetensors was removed or replaced while it was captured"):
+        _capture(url)
+    assert MANIFEST not in RemoteFolder(url).sizes()
 
 
 def test_what_is_no_artifact_is_left_alone(url: str, tmp_path: Path) -> None:

@@ -154,16 +154,16 @@ def test_several_sources_by_name(rows: Tensor) -> None:
 def test_memory_bounds_what_is_under_way(rows: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [job(seed=seed) for seed in (0, 0, 0, 1)]
     source, most = Counted(rows), []
-    one = several._Waiting.of(0, jobs[0], several.Batches(source, None, SHORT, 0)).bytes
+    one = several.Waiting.of(0, jobs[0], several.Batches(source, None, SHORT, 0)).bytes
     assert one == 4 * 4 * (2 * 8 * 16 + 16 + 8)  # four copies of W_enc, W_dec, b_enc and b_dec in float32
     open_pass = several._Workshop._open
 
-    def noted(self: Any, group: list[Any], size: int) -> None:
-        open_pass(self, group, size)
+    def noted(self: Any, group: Any) -> None:
+        open_pass(self, group)
         most.append(sum(len(other.followers) for other in self._passes))
 
     monkeypatch.setattr(several._Workshop, "_open", noted)
-    monkeypatch.setattr(several, "_AT_ONCE_BYTES", 2.5 * one)
+    monkeypatch.setattr(several, "_AT_ONCE_BYTES", 5 * one // 2)
     found = train_several(source, jobs)
     assert source.read == 9 * 300  # the first two of seed 0, the third of it, and seed 1
     assert max(most) <= 2

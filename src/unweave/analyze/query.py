@@ -77,8 +77,9 @@ def query(
     if latents < 1 or nearest < 1:
         raise InputError(f"latents and nearest must be at least 1, got {latents} and {nearest}")
     rows = image_rows(model, activations, image)
-    own = sae.encode(rows.to(sae.device))
-    missed = (rows - sae.decode(own).cpu()).square().sum()
+    on_device = rows.to(sae.device)
+    own = sae.encode(on_device)
+    missed = (rows - sae.reconstruct(own, on_device).cpu()).square().sum()
     about = (rows - activations.moments().mean.to(rows)).square().sum()
     value = own.max(0).values.float().cpu().numpy()
     strongest = np.argsort(-value, kind="stable")[:latents]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from unweave.analyze.atlas import (
@@ -104,9 +104,9 @@ def analyze(
     folder = scratch.path / "atlas" if scratch is not None else Path(str(out))
     if not existing(folder, identity, overwrite=overwrite):
         with writing(folder, identity, overwrite=overwrite) as draft:
-            codes, sums = encode_store(dictionary, activations)
+            codes, sums, scales = encode_store(dictionary, activations)
             lengths = dictionary.directions().detach().cpu().double().norm(dim=1).numpy()
-            _write(draft, codes, sums, lengths, activations, analysis, reader, seed)
+            _write(draft, codes, sums, lengths, scales, activations, analysis, reader, seed)
             if tokens is not None:
                 _write_tokens(draft.folder, activations, tokens)
             draft.details.update(dictionary=repr(dictionary), d_sae=dictionary.d_sae, hook_name=activations.hook_name)
@@ -115,23 +115,27 @@ def analyze(
 
 
 @torch.no_grad()
-def encode_store(dictionary: Dictionary, activations: Activations) -> tuple[Codes, ReconstructionSums]:
-    """Codes of every row of a store, and how well they reconstruct it, in one pass."""
+def encode_store(
+    dictionary: Dictionary, activations: Activations
+) -> tuple[Codes, ReconstructionSums, Float32[np.ndarray, " n"]]:
+    """Codes of every row of a store, how well they reconstruct it, and its rows' `scales`, in one pass."""
     sums = ReconstructionSums(activations.d_in)
-    parts = []
+    parts, scales = [], []
     chunk = max(1, min(_ROWS_A_BLOCK, (64 << 20) // (4 * dictionary.d_sae)))
     with progress("Encoding", total=activations.n, unit="rows") as bar:
         for rows in activations.blocks(chunk):
-            codes = dictionary.encode(rows.to(dictionary.device))
+            own = rows.to(dictionary.device)
+            codes = dictionary.encode(own)
             if bool((codes < 0).any()):
                 raise InputError(
                     f"{dictionary} gives negative codes, but an atlas needs one-sided latents; split each into its "
                     "positive and its negative part"
                 )
-            sums.add(rows, dictionary.decode(codes))
+            sums.add(rows, dictionary.reconstruct(codes, own))
             parts.append(Codes.from_dense(codes))
+            scales.append(dictionary.scales(own).squeeze(1).float().cpu().numpy())
             bar.advance(len(rows))
-    return Codes.concatenate(parts, dictionary.d_sae), sums
+    return Codes.concatenate(parts, dictionary.d_sae), sums, np.concatenate(scales)
 
 
 def _write(
@@ -139,6 +143,7 @@ def _write(
     codes: Codes,
     sums: ReconstructionSums,
     lengths: Float64[np.ndarray, " d_sae"],
+    scales: Float32[np.ndarray, " n"],
     activations: Activations,
     analysis: Analysis,
     reader: ImageReader | None,
@@ -149,7 +154,7 @@ def _write(
     status = fires.status(live_share=analysis.live_share, dense_share=analysis.dense_share)
     example, position = activations.example.numpy(), activations.position.numpy()
     labels = _labels(activations, entries, analysis, seed)
-    importance = contribution_shares(entries, lengths, sums.variance)
+    importance = contribution_shares(entries, lengths, sums.variance, scales)
     drawn = numpy_generator(seed, "random examples")
     examples = example_columns(codes, entries, analysis.top, example, position, drawn)
     counts, largest = histograms(entries, analysis.bins)

@@ -205,7 +205,12 @@ def _evidence(api: APIRouter, library: Library) -> None:
     def lost(run: str, latent: int, of: Of = None) -> EffectOfLatent:
         found = effect(_atlas(library, run, of, latent), latent)
         return EffectOfLatent(
-            classes=found.names, change=found.change, loss=found.loss, control=found.control, said=found.said
+            classes=found.names,
+            change=found.change,
+            loss=found.loss,
+            control=found.control,
+            said=found.said,
+            probabilities=found.probabilities,
         )
 
     @api.get("/runs/{run}/latents/{latent}/attribution", summary="Where in an image a latent's value comes from")

@@ -237,10 +237,10 @@ def class_bars(
     return options
 
 
-def effects(names: Sequence[str], change: Sequence[float]) -> Options:
-    """Change of each class's logit."""
+def effects(names: Sequence[str], change: Sequence[float], *, probabilities: bool = False) -> Options:
+    """Change of each class's logit, or of its probability in points of %."""
     options = _base(
-        _axis("change of the logit", type="value"),
+        _axis("change of the probability, points of %" if probabilities else "change of the logit", type="value"),
         _axis("", type="category", data=list(names), inverse=True, axisTick={"show": False}),
         left=min(140, 20 + 7 * max((len(name) for name in names), default=1)),
     )

@@ -17,13 +17,13 @@ from unweave.app.notes import Notes
 from unweave.app.shelf import Contents, Entry, Shelf
 from unweave.core.errors import InputError, did_you_mean
 from unweave.core.hashing import hash_module
-from unweave.datasets.base import ImageDataset
+from unweave.datasets.base import Dataset, ImageDataset, images_of
 from unweave.dictionaries.base import KIND as DICTIONARY
 from unweave.dictionaries.base import Dictionary, load
 from unweave.models.classifier import KIND as MODEL
 from unweave.models.pixel_decoder import KIND as DECODER
 from unweave.models.pixel_decoder import PixelDecoder, load_decoder
-from unweave.recipes.captured import captured_images, captured_model, images_of_run
+from unweave.recipes.captured import captured_data, captured_model, images_of_run
 from unweave.store.activations import KIND as ACTIVATIONS
 from unweave.store.activations import Activations
 
@@ -155,7 +155,22 @@ class OpenAtlas:
         Raises:
             InputError: they cannot be had; says why.
         """
-        return self.once("images", lambda: captured_images(self.run.contents.run, self.activations, self.run.data_dir))
+        return images_of(self.data)
+
+    @property
+    def data(self) -> Dataset:
+        """All the images or texts that were captured.
+
+        Raises:
+            InputError: they cannot be had; says why.
+        """
+        return self.once("data", lambda: captured_data(self.run.contents.run, self.activations, self.run.data_dir))
+
+    @property
+    def of_texts(self) -> bool:
+        """Whether the examples are texts, as far as the atlas tells: it has tokens and no pictures of them."""
+        layout = self.atlas.layout
+        return layout is not None and layout.kind == "tokens" and self.atlas.thumbnails is None
 
     @property
     def training_images(self) -> ImageDataset:

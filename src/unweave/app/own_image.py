@@ -52,5 +52,5 @@ def ask(opened: OpenAtlas, written: bytes) -> ImageAnswer:
         active=active_latents(opened, source.codes),
         near=near_examples(opened, found.examples, found.similarities),
         near_by_code=near_examples(opened, found.examples_by_code, found.similarities_by_code),
-        answers=class_answers(opened, answers.expand(2, -1)) if network.classifies(answers) else [],
+        answers=class_answers(network.kind(answers), answers.expand(2, -1)),
     )

@@ -168,10 +168,11 @@ class EditOrder(BaseModel):
 
 
 class SteerOrder(BaseModel):
-    """What is steered, by which edits: an example, or the mean over a class's images."""
+    """What is steered, by which edits: an example, the mean over a class's images, or a text of one's own."""
 
     example: int | None = None
     of_class: str | None = None
+    text: str | None = Field(default=None, max_length=20_000, description="for models that read texts")
     edits: list[EditOrder] = []
 
 
@@ -184,16 +185,17 @@ class ActiveLatent(BaseModel):
 
 
 class Near(BaseModel):
-    """An image whose row is close."""
+    """An example whose row is close."""
 
     example: int
     cosine: float
     label: str | None = None
-    image: str
+    image: str = Field(description="address of its picture; empty of a text")
+    text: str = Field("", description="where its row lies in a text")
 
 
 class ClassAnswer(BaseModel):
-    """The model's probability of one class, and its logit."""
+    """The model's probability of one class or token, and its logit."""
 
     name: str
     before: float
@@ -207,8 +209,11 @@ class Steered(BaseModel):
 
     source: str
     active: list[ActiveLatent]
-    answers: list[ClassAnswer]
+    answers: list[ClassAnswer] = Field(description="classes, or the tokens that matter most; none where it is a vector")
+    answer_moved: float = Field(description="divergence of the probabilities in nats; 1 - cosine where it is a vector")
+    answer_control: float = Field(description="the same where rows move as far along random directions; a mean of 4")
     moved: float = Field(description="length of the change of the row, as a share of the row's own length")
+    tokens: list["ContextToken"] = Field([], description="of a text, with the value of the latent moved last")
     picture_before: str | None = Field(None, description="PNG as a data address; null without a pixel decoder")
     picture_after: str | None = None
     near_before: list[Near]
@@ -221,8 +226,11 @@ class DoseCurve(BaseModel):
     latent: int
     doses: list[float]
     classes: list[str]
-    probabilities: list[list[float]] = Field(description="by class, then dose")
+    probabilities: list[list[float]] = Field(description="by class or token, then dose; none where it is a vector")
     logits: list[list[float]]
+    cosines: list[float] = Field(
+        default=[], description="of the answer with the answer as it was, where it is a vector"
+    )
 
 
 class ImageAnswer(BaseModel):
@@ -253,8 +261,11 @@ class EffectOfLatent(BaseModel):
     """What the model loses without a latent, as a mean over examples that activate it."""
 
     classes: list[str]
-    change: list[float] = Field(description="of each class's logit")
-    loss: float = Field(description="rise of the cross-entropy, in nats")
+    change: list[float] = Field(description="of each class's logit; of its probability, in points of %")
+    probabilities: bool = Field(False, description="whether `change` is one of probabilities: no answer is wrong here")
+    loss: float = Field(
+        description="rise of the cross-entropy, in nats; or how far answers move, in nats or 1 - cosine"
+    )
     control: float = Field(description="the same when rows move as far along random directions instead")
     said: str
 

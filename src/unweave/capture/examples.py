@@ -43,6 +43,7 @@ class ExampleStream:
     Attributes:
         id: fingerprint of the examples, or None where they cannot be known without reading them.
         total: number of examples, where it is known.
+        batch_size: examples of a batch, where they do not come in batches.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class ExampleStream:
         tokenize: Tokenize | None = None,
     ) -> None:
         self._examples = examples
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
         self._labels = None if labels is None else _label_tensor(labels)
@@ -111,7 +112,7 @@ class ExampleStream:
             assert self._examples.batch_sampler is not None
             return [torch.tensor(list(batch)) for batch in self._examples.batch_sampler]
         assert self.total is not None
-        return list(torch.arange(self.total).split(self._batch_size))
+        return list(torch.arange(self.total).split(self.batch_size))
 
     def ordered(self, order: Iterable[Int64[Tensor, " _"]]) -> Iterator[Batch]:
         """Batches of the examples with these indices, where they are `seekable`; read as they are asked for."""
@@ -148,21 +149,21 @@ class ExampleStream:
     def _indexed(self) -> Iterator[tuple[Tensor | None, Any]]:
         examples = self._examples
         if isinstance(examples, ImageDataset):
-            for batch in examples.batches(self._batch_size):
+            for batch in examples.batches(self.batch_size):
                 yield batch.example, batch.images
         elif isinstance(examples, TextDataset):
-            for index in torch.arange(len(examples)).split(self._batch_size):
+            for index in torch.arange(len(examples)).split(self.batch_size):
                 yield index, self._tokens(examples, index)
         elif isinstance(examples, Tensor):
-            for start in range(0, len(examples), self._batch_size):
-                part = examples[start : start + self._batch_size]
+            for start in range(0, len(examples), self.batch_size):
+                part = examples[start : start + self.batch_size]
                 yield torch.arange(start, start + len(part)), part
         elif _has_indices(examples):
             assert examples.batch_sampler is not None
             order = [torch.tensor(list(batch)) for batch in examples.batch_sampler]
             yield from zip(order, _in_order(examples, order), strict=True)
         elif isinstance(examples, StreamedImages):
-            for batch in examples.batches(self._batch_size):
+            for batch in examples.batches(self.batch_size):
                 yield batch.example, (batch.images, batch.labels)
         else:
             assert not isinstance(examples, Dataset), "a data set is one of images or one of texts"

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unweave.capture.examples import Batch
 from unweave.capture.forward import Forward
+from unweave.capture.rounds import Dealt, Round
+from unweave.core.channel import ChannelEndedError
+from unweave.core.distributed import Ranks
 from unweave.core.errors import InputError
 from unweave.core.seeds import torch_generator
 
@@ -69,10 +71,14 @@ class Mixing:
 class Feed:
     """Runs a model over one pass in a background thread, one refill ahead of the newest that was asked for.
 
+    Of several processes each has one, runs the model over its part of the batches, and holds the rows of all.
+
     Args:
         forward: the model.
         mixing: of each hook point that is read, by name.
-        batches: the examples, from the batch on that gives the first row needed.
+        rounds: the examples, from the batch on that gives the first row needed.
+        ranks: the processes that read the pass.
+        name: of the pass; the same on every rank.
         before: of each hook point, how many rows the batches that are left out would have given.
         first: the first refill that is needed.
         threads: CPU threads for the model.
@@ -82,13 +88,16 @@ class Feed:
         self,
         forward: Forward,
         mixing: Mapping[str, Mixing],
-        batches: Iterator[Batch],
+        rounds: Iterator[Round],
         *,
+        ranks: Ranks,
+        name: str,
         before: Mapping[str, int],
         first: int,
         threads: int,
     ) -> None:
-        self._forward, self._mixing, self._batches, self._threads = forward, mixing, batches, threads
+        self._forward, self._rounds, self._ranks, self._threads = forward, rounds, ranks, threads
+        self._dealt = Dealt(ranks, name, lambda batch: forward.rows(batch, list(mixing)))
         self._fillings = {name: _Filling(name, one, first, before[name]) for name, one in mixing.items()}
         self._changed = threading.Condition()
         self._ready: dict[tuple[str, int], _Ready] = {}
@@ -103,11 +112,14 @@ class Feed:
 
         Raises:
             InputError: what ended the pass too early.
+            RankLostError: another rank failed.
         """
         with self._changed:
             self._wanted = max(self._wanted, index + 1)
             self._changed.notify_all()
             while (name, index) not in self._ready:
+                if isinstance(self._fault, ChannelEndedError):
+                    raise self._ranks.hung_up(self._fault) from self._fault
                 if self._fault is not None:
                     raise self._fault
                 if self._ended:
@@ -131,6 +143,7 @@ class Feed:
             self._stop = True
             self._ready.clear()
             self._changed.notify_all()
+        self._dealt.close()
         if self._thread is not threading.current_thread():
             self._thread.join()
 
@@ -148,14 +161,14 @@ class Feed:
                 self._changed.notify_all()
 
     def _run(self) -> None:
-        names = list(self._fillings)
         while self._may_go_on():
-            batch = next(self._batches, None)
-            if batch is None:
+            one = next(self._rounds, None)
+            if one is None:
                 break
-            for name, rows in self._forward.rows(batch, names).items():
-                for index, full in self._fillings[name].add(rows.values):
-                    self._give(name, index, full)
+            for found in self._dealt.of(one):
+                for name, values in found.values.items():
+                    for index, full in self._fillings[name].add(values.to(self._forward.device)):
+                        self._give(name, index, full)
         if not self._stop and not all(filling.full for filling in self._fillings.values()):
             name = next(name for name, filling in self._fillings.items() if not filling.full)
             raise uneven(name, "the examples ended before")

@@ -54,6 +54,12 @@ class Layouts:
             self._found[name] = dataclasses.replace(before, kind="tokens")  # images of several sizes have no one grid
         return here
 
+    def restore(self, name: str, found: Sequence[Layout]) -> None:
+        """Go on with what earlier batches have shown, piece by piece."""
+        if self._given is None and found:
+            same = all(layout == found[0] for layout in found)
+            self._found[name] = found[0] if same else dataclasses.replace(found[0], kind="tokens")
+
     def settle(self, ranks: Ranks) -> None:
         """Bring together what several processes found, each in its batches."""
         for found in ranks.gather(self._found):

@@ -1,7 +1,9 @@
 """What the hook points of one stream share: the model, the examples and their order, the buffer, and a sample."""
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_args
@@ -13,7 +15,9 @@ from unweave.capture.config import Capture
 from unweave.capture.examples import Batch, Examples, ExampleStream
 from unweave.capture.feed import Feed, Mixing, served, uneven
 from unweave.capture.forward import Forward
+from unweave.capture.rounds import Dealt, Found, Round, as_they_come, by_index, parts_until, until
 from unweave.core.config import fingerprint
+from unweave.core.distributed import ranks
 from unweave.core.errors import InputError
 from unweave.core.hashing import hash_module, hash_tensor
 from unweave.core.progress import progress
@@ -90,6 +94,11 @@ class Stream:
         total = self._total()
         return f"{type(self._model).__name__} over {'unknown' if total is None else format(total, ',')} examples"
 
+    @property
+    def _key(self) -> str:
+        """What the ranks of a job call it: all make the same streams in the same order."""
+        return f"stream/{','.join(self.names)}/{self.seed}/{self._total()}/{self._batch_size}"
+
     def _total(self) -> int | None:
         """Examples of a pass, where they are known without counting."""
         known = self._examples.total
@@ -159,11 +168,13 @@ class Stream:
         servings = {name: mixing[name].serving_of(start[name]) for name in left}
         first = min(max(0, serving - mixing[name].mixes) for name, serving in servings.items())
         row = {name: first * mixing[name].size for name in left}
-        batches, before = self._from(row, epoch, shuffle=shuffle)
+        rounds, before = self._from(row, epoch, shuffle=shuffle)
         feed = Feed(
             self.forward,
             {name: mixing[name] for name in left},
-            batches,
+            rounds,
+            ranks=ranks(),
+            name=f"{self._key}/{epoch}/{shuffle}/{sorted(row.items())}",
             before=before,
             first=first,
             threads=self._threads,
@@ -192,13 +203,14 @@ class Stream:
 
     def _from(
         self, row: Mapping[str, int], epoch: int | None, *, shuffle: bool
-    ) -> tuple[Iterator[Batch], dict[str, int]]:
-        """Batches of a pass from the one that holds the first of these rows on, and the rows before it."""
+    ) -> tuple[Iterator[Round], dict[str, int]]:
+        """Rounds of a pass from the batch that holds the first of these rows on, and the rows before it."""
         examples, same = self._examples, all(self.sample().per_example.values())
         if epoch is not None and (same or (not examples.seekable and self._limit is None)):
             examples = examples.at_epoch(epoch)  # not where other examples than those counted would have other rows
         if not examples.seekable:
-            return self._skipped(self._limited(iter(examples)), row)
+            batches, skipped = self._skipped(self._limited(iter(examples)), row)
+            return as_they_come(batches, ranks()), skipped
         order = torch.arange(self._count()[0])
         if shuffle:
             order = torch.randperm(len(order), generator=torch_generator(self.seed, epoch or 0))
@@ -212,7 +224,7 @@ class Stream:
             before = dict.fromkeys(row, sums[: len(places)])
         first = max(place for place in range(len(places)) if all(before[name][place] <= row[name] for name in row))
         parts = order[first * self._batch_size :].split(self._batch_size)
-        return examples.ordered(parts), {name: before[name][first] for name in row}
+        return by_index(examples, parts, ranks()), {name: before[name][first] for name in row}
 
     def _skipped(self, batches: Iterator[Batch], row: Mapping[str, int]) -> tuple[Iterator[Batch], dict[str, int]]:
         """Leave out batches that give none of the rows that are wanted: they are read, but the model does not run."""
@@ -272,23 +284,22 @@ class Stream:
         kept: dict[str, list[Tensor]] = {name: [] for name in self.names}
         per_example: dict[str, int] = {}
         seen, wanted = 0, 1
-        with progress("Sampling rows", total=None, unit="examples") as bar:
-            for batch in self._sampled_examples(generator):
-                found = self.forward.rows(batch)
-                for name, rows in found.items():
-                    here = _per_example(batch, name, rows.per_example)
+        dealt = Dealt(ranks(), f"{self._key}/sample", self.forward.rows)
+        with closing(dealt), progress("Sampling rows", total=None, unit="examples") as bar:
+            rounds = self._sampled_rounds(generator, lambda: wanted - seen)
+            for found in itertools.chain.from_iterable(map(dealt.of, rounds)):
+                for name in found.values:
+                    here = _per_example(found, name)
                     if per_example.setdefault(name, here) != here:
                         raise uneven(name, f"examples that give {here} rows each come after those that gave")
-                densest = max(len(rows.values) / len(batch.example) for rows in found.values())
                 if not seen:
+                    densest = max(len(values) / found.examples for values in found.values.values())
                     wanted = self._examples_wanted(densest)
-                for name, rows in found.items():
-                    number = math.ceil(self._sample_rows * len(batch.example) / wanted)
-                    kept[name].append(_some(rows.values, number, generator))
-                seen += len(batch.example)
-                bar.advance(len(batch.example))
-                if seen >= wanted:
-                    break
+                for name, values in found.values.items():
+                    number = math.ceil(self._sample_rows * found.examples / wanted)
+                    kept[name].append(_some(values, number, generator))
+                seen += found.examples
+                bar.advance(found.examples)
         if not seen:
             raise InputError("there are no examples to stream")
         return _Sample({name: torch.cat(parts)[: self._sample_rows] for name, parts in kept.items()}, per_example, seen)
@@ -299,14 +310,19 @@ class Stream:
         total = self._total()
         return wanted if total is None else min(wanted, total)
 
-    def _sampled_examples(self, generator: torch.Generator) -> Iterator[Batch]:
-        total = self._total()
+    def _sampled_rounds(self, generator: torch.Generator, missing: Callable[[], int]) -> Iterator[Round]:
+        """One batch, after which it is known how many examples are missing, and then those."""
+        total, here = self._total(), ranks()
         if not self._examples.seekable or total is None:
-            yield from self._limited(iter(self._examples))
+            batches = self._limited(iter(self._examples))
+            yield from as_they_come(itertools.islice(batches, 1), here)
+            yield from as_they_come(until(batches, missing()), here)
             return
         all_wanted = total <= min(self._sample_rows, _SAMPLED_EXAMPLES)
         order = torch.arange(total) if all_wanted else torch.randperm(total, generator=generator)
-        yield from self._examples.ordered(order.split(self._batch_size))
+        parts = order.split(self._batch_size)
+        yield from by_index(self._examples, parts[:1], here)
+        yield from by_index(self._examples, parts_until(parts[1:], missing()), here)
 
 
 def _some(rows: Tensor, number: int, generator: torch.Generator) -> Tensor:
@@ -317,9 +333,10 @@ def _some(rows: Tensor, number: int, generator: torch.Generator) -> Tensor:
     return rows[chosen.to(rows.device)].to("cpu", torch.float32)
 
 
-def _per_example(batch: Batch, name: str, per_example: int) -> int:
+def _per_example(found: Found, name: str) -> int:
     """Rows that each example gives, 0 where a mask decides."""
-    if batch.mask is not None and per_example != 1:
+    per_example = found.per_example[name]
+    if found.masked and per_example != 1:
         return 0
     if not per_example:
         raise uneven(name, "the examples of one batch differ in")

@@ -8,24 +8,22 @@ from typing import Any, get_args, overload
 from torch import Tensor, nn
 
 from unweave.capture.config import Capture, Precision
-from unweave.capture.examples import Batch, Examples, ExampleStream
+from unweave.capture.examples import Examples, ExampleStream
 from unweave.capture.forward import Forward
-from unweave.capture.shared import write_shared
+from unweave.capture.stores import write_stores
 from unweave.core.config import fingerprint
-from unweave.core.distributed import Ranks, ranks
+from unweave.core.distributed import ranks
 from unweave.core.errors import InputError
 from unweave.core.hashing import hash_module
-from unweave.core.progress import progress
 from unweave.models.hooks import Side, resolve
 from unweave.models.places import Prefix
 from unweave.models.rows import RowMeaning
-from unweave.store.activation_writer import ActivationWriter
-from unweave.store.activations import DTYPES, KIND, Activations, RowBlock
-from unweave.store.artifact import Draft, Identity
+from unweave.store.activations import DTYPES, KIND, Activations
+from unweave.store.artifact import Identity, library_versions
 from unweave.store.layout import Layout, as_details
-from unweave.store.remote import as_place, below, existing_at, has_artifact, writing_at
+from unweave.store.remote import as_place, below
 from unweave.store.scratch import Scratch
-from unweave.store.shared_writer import PARTS, SharedWriter
+from unweave.store.uploads import CaptureDraft, existing_at, has_artifact, writing_at
 
 
 @overload
@@ -91,6 +89,8 @@ def capture(
     source: Mapping[str, Any] | None = None,
 ) -> Activations | dict[str, Activations]:
     """Capture hidden activations of any module into an activation store.
+
+    A capture that is cut short goes on where it was when it is called again with the same arguments.
 
     Args:
         model: any module; it runs where its parameters lie, in evaluation mode, and is left as it was.
@@ -194,16 +194,13 @@ def _capture(
     if not missing:
         return
     with ExitStack() as stack:
-        drafts: dict[str, Draft] = {}
-        if here.first:
-            for name in missing:
-                drafts[name] = stack.enter_context(writing_at(folders[name], identities[name], overwrite=overwrite))
+        drafts: dict[str, CaptureDraft] = {}
+        for name in missing if here.first else []:
+            work = fingerprint(identities[name].id, stream.batch_size, shard_bytes, library_versions())
+            place = writing_at(folders[name], identities[name], overwrite=overwrite, capture=work)
+            drafts[name] = stack.enter_context(place)
         forward = Forward(model, config)
-        if here.size > 1:
-            examples = _write_together(stream, forward, missing, drafts, here, shard_bytes)
-            forward.layouts.settle(here)
-        else:
-            examples = _write_alone(stream, forward, drafts, shard_bytes)
+        examples = write_stores(stream, forward, missing, drafts, here, shard_bytes)
         for name, draft in drafts.items():
             draft.details.update(hook_name=name, rows=config.rows, examples=examples, class_names=stream.class_names)
             draft.details["layout"] = as_details(forward.layouts.known(name))
@@ -212,55 +209,3 @@ def _capture(
             if stream.id is None:  # what a loader gave is known by now: two loaders never leave the same fingerprint
                 inputs[name]["examples"] = fingerprint([entry.crc32 for entry in draft.files().values()])
     here.barrier()
-
-
-def _write_alone(stream: ExampleStream, forward: Forward, drafts: Mapping[str, Draft], shard_bytes: int) -> int:
-    writers = {
-        name: ActivationWriter(draft.folder, dtype=forward.config.dtype, shard_bytes=shard_bytes, finished=draft.settle)
-        for name, draft in drafts.items()
-    }
-    examples = 0
-    with progress("Capturing", total=stream.total, unit="examples") as bar:
-        for batch in stream:
-            for name, block in _blocks(forward, batch, list(drafts)).items():
-                writers[name].add(block)
-            examples += len(batch.example)
-            bar.advance(len(batch.example))
-    for name, draft in drafts.items():
-        draft.details.update(writers[name].close())
-    return examples
-
-
-def _write_together(
-    stream: ExampleStream,
-    forward: Forward,
-    names: Sequence[str],
-    drafts: Mapping[str, Draft],
-    here: Ranks,
-    shard_bytes: int,
-) -> int:
-    """The same by several processes, in the draft folders of the first; only it has drafts."""
-    for draft in drafts.values():
-        (draft.folder / PARTS).mkdir()
-    folders = here.from_first([drafts[name].folder for name in names] if here.first else [])
-    writers = {
-        name: SharedWriter(folder, here, dtype=forward.config.dtype, shard_bytes=shard_bytes)
-        for name, folder in zip(names, folders, strict=True)
-    }
-    if not all((folder / PARTS).is_dir() for folder in folders):
-        raise InputError(f"rank {here.rank} does not see {folders[0]}: all ranks need one file system for the store")
-    examples = write_shared(stream, here, writers, lambda batch: _blocks(forward, batch, names))
-    for name in names:
-        writers[name].close(drafts.get(name))
-    return examples
-
-
-def _blocks(forward: Forward, batch: Batch, names: Sequence[str]) -> dict[str, RowBlock]:
-    """The rows of a batch as a store takes them."""
-    blocks = {}
-    for name, rows in forward.rows(batch, names).items():
-        # A copy: a view keeps all tokens of a batch in memory for its first, and changes with a loader's own buffer.
-        values = rows.values.to("cpu", copy=True)
-        label = None if batch.label is None else batch.label[rows.example]
-        blocks[name] = RowBlock(values, batch.example[rows.example], rows.position, label)
-    return blocks

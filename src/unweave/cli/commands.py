@@ -15,6 +15,7 @@ from unweave.cli.compare import compare_command
 from unweave.cli.exchange import export_command, import_command, pull_command, push_command
 from unweave.cli.map import map_command
 from unweave.cli.parsing import component, parse, taken, unfilled
+from unweave.cli.places import Grid
 from unweave.cli.query import query_command
 from unweave.cli.run import recipes_command, run_command
 from unweave.cli.serve import serve_command
@@ -37,6 +38,7 @@ from unweave.models.mlp import MLP
 from unweave.recipes.sources import Source, open_data, reader_of, source_of
 from unweave.report import build_report
 from unweave.store.activations import Activations
+from unweave.store.layout import Layout
 from unweave.train import Training, train
 
 Flat = tyro.conf.arg(name="")
@@ -71,6 +73,8 @@ class CaptureArguments(StageArguments):
     "the network"
     batch_size: int = 256
     "examples a forward pass"
+    grid: Annotated[Layout | None, Grid] = None
+    "places of the module's grid, and tokens before them, where shapes leave it open: 7x7, 7x7+1, or 7x7:last"
 
 
 def capture_command(given: list[str], program: str) -> None:
@@ -81,7 +85,7 @@ def capture_command(given: list[str], program: str) -> None:
     source = Source(data=read.data, split=read.split, data_dir=read.data_dir, model=read.model, seed=read.seed)
     examples = source.dataset()
     model = source.build(examples).to(read.runtime.torch_device())
-    kept = ("rows", "side", "dtype", "mean", "std", "layout", "prefix")
+    kept = ("rows", "side", "dtype", "mean", "std", "prefix")
     options = {name: getattr(read.capture, name) for name in kept}
     names = resolve(model, read.capture.at)
     captured = capture(
@@ -92,6 +96,7 @@ def capture_command(given: list[str], program: str) -> None:
         batch_size=read.batch_size,
         overwrite=read.overwrite,
         source=source.as_json(),
+        layout=read.grid,
         **options,
     )
     for store in captured.values() if isinstance(captured, dict) else [captured]:

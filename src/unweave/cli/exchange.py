@@ -117,4 +117,5 @@ def _parse(form: Any, command: Callable[[list[str], str], None], given: list[str
 
 def _said(dictionary: Dictionary) -> str:
     hook = dictionary.hook_name or "not known"
-    return f"{dictionary.config.kind}, d_in {dictionary.d_in}, d_sae {dictionary.d_sae}, hook {hook}"
+    kind = dictionary.config.kind + (f" of rows by {dictionary.row_norm}" if dictionary.row_norm else "")
+    return f"{kind}, d_in {dictionary.d_in}, d_sae {dictionary.d_sae}, hook {hook}"

@@ -1,10 +1,12 @@
 """Entry point: finds the command, and turns errors into one line and an exit code."""
 
 import io
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -16,6 +18,7 @@ from unweave.core.errors import InputError, did_you_mean
 _BAD_INPUT = 2
 _FAULT = 1
 _INTERRUPTED = 130
+_NO_MEMORY = "can't allocate memory|Storage size calculation overflowed"  # torch says so in a plain RuntimeError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,9 +69,10 @@ def _fault(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"error: {where}{error.strerror} (--debug shows where)"
-    if isinstance(error, MemoryError):
-        return f"error: the memory of this machine does not suffice ({error}); --debug shows where"
-    return f"fault: {type(error).__name__}: {error} (Unweave's own; --debug shows where)"
+    said = (str(error).splitlines() or [""])[0]
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or re.search(_NO_MEMORY, said):
+        return f"error: the memory of this machine does not suffice ({said}); ask for less (--debug shows where)"
+    return f"fault: {type(error).__name__}: {said} (Unweave's own; --debug shows where)"
 
 
 def _dispatch(given: list[str]) -> None:

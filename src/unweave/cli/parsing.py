@@ -23,6 +23,7 @@ from unweave.models.trained import Trained
 
 T = TypeVar("T")
 _WIDTH = 110
+_LARGEST = 2**63 - 1
 
 
 def parse(form: Any, default: T, arguments: Sequence[str], *, program: str, description: str) -> T:
@@ -40,6 +41,9 @@ def parse(form: Any, default: T, arguments: Sequence[str], *, program: str, desc
         SystemExit: help was asked for and printed.
     """
     chosen, rest = _choose_components(default, list(arguments))
+    for argument in rest:
+        if re.fullmatch(r"[+-]?\d{19,}", argument) and abs(int(argument)) > _LARGEST:
+            raise InputError(f"{argument} is too large a number; the largest is {_LARGEST} (see {program} --help)")
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):

@@ -17,7 +17,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from unweave.core import distributed
 from unweave.core.errors import InputError
 
-_TOGETHER = ("capture", "train")
+_TOGETHER = ("capture", "train", "sweep")
 _GRACE_SECONDS = 12.0
 _LOOK_SECONDS = 0.05
 
@@ -86,8 +86,8 @@ def _check_shared(given: Sequence[str]) -> None:
     """
     if given and given[0] not in (*_TOGETHER, "--help", "-h", "--version"):
         raise InputError(
-            f"several processes share the work of {' and '.join(_TOGETHER)} only; start {given[0]!r} as one process, "
-            "without --ranks or torchrun"
+            f"several processes share the work of {', '.join(_TOGETHER[:-1])} and {_TOGETHER[-1]} only; start "
+            f"{given[0]!r} as one process, without --ranks or torchrun"
         )
 
 

@@ -6,35 +6,42 @@ from typing import Annotated, Any, TypeVar
 
 import torch
 import tyro
-from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
+from unweave.capture.examples import ExampleStream
+from unweave.capture.places import Layouts
 from unweave.cli.parsing import component, parse, taken, unfilled
+from unweave.cli.places import Grid, Places
+from unweave.cli.steer_said import say
 from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
-from unweave.core.seeds import torch_generator
-from unweave.datasets.base import DatasetConfig, ImageDataset, Split, images_of
+from unweave.datasets.base import Dataset, DatasetConfig, ImageDataset, Split, TextDataset
 from unweave.datasets.digits import Digits
-from unweave.figures.files import write
-from unweave.figures.kept import kept_figure
+from unweave.datasets.drawn import drawn
+from unweave.dictionaries.base import Dictionary
 from unweave.formats import load
 from unweave.models.base import ModelConfig
-from unweave.models.hooks import Side, evaluating
+from unweave.models.hooks import HookPoints, Side
 from unweave.models.mlp import MLP
 from unweave.models.pixel_decoder import load_decoder
-from unweave.models.rest import answers_of
-from unweave.models.rows import RowMeaning
-from unweave.recipes.layer.study import class_names_of
-from unweave.recipes.sources import build_model, open_data
-from unweave.steer import Response, Splice, dose_response, splice
+from unweave.models.places import Prefix
+from unweave.models.rows import RowMeaning, to_rows
+from unweave.recipes.answers import Answers, answers_to
+from unweave.recipes.sources import build_model, open_data, source_of
+from unweave.steer import MovedAnswers, Response, Splice, dose_response, moved_answers, splice
+from unweave.steer.context import hook_point
+from unweave.steer.doses import DoseOp, DoseUnit
 from unweave.steer.fidelity import Fidelity, fidelity
-from unweave.steer.stage import DOSES, DoseOp, DoseUnit
+from unweave.steer.stage import DOSES
+from unweave.store.activations import Activations
+from unweave.store.layout import Layout
 
 Flat = tyro.conf.arg(name="")
 Number = TypeVar("Number", int, float)
 console = Console(highlight=False, soft_wrap=True, markup=False)
+_MANY_ROWS = 200  # examples, where each has many rows
+_CODES_AT_ONCE = 1 << 26
 
 
 def _listed(kind: type[Number], what: str) -> Any:
@@ -52,12 +59,13 @@ def _listed(kind: type[Number], what: str) -> Any:
         metavar=f"{name},{name},...",
         instance_from_str=read,
         is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda value: [",".join(f"{item:g}" for item in value)],
+        str_from_instance=lambda value: [",".join(f"{item:g}" for item in value or ())],
     )
 
 
 Latents = Annotated[tuple[int, ...], _listed(int, "latents are numbers such as 3,17")]
 Doses = Annotated[tuple[float, ...], _listed(float, "doses are numbers such as 0,0.5,1,2")]
+Tokens = Annotated[tuple[int, ...] | None, _listed(int, "tokens are numbers such as 0,3, or -1 for the last")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +77,9 @@ class SteerArguments:
     latents: Latents
     "the latents to move, one at a time"
     out: Path
-    "folder of the result: response/, splice/ and figures/"
+    "folder of the result: response/ (or moved/), splice/ and figures/"
+    activations: str | None = None
+    "a store that capture or layer left: module, rows and their places, data and model are taken from it"
     doses: Doses = DOSES
     "how much, in increasing order; doses below 0 are written --doses=-1,0,1"
     op: DoseOp = "set"
@@ -82,22 +92,30 @@ class SteerArguments:
     "what a row is, as it was captured"
     side: Side = "output"
     "what the module gives, or its first input, as it was captured"
+    prefix: Prefix = "keep"
+    "whether tokens before those of an image's patches gave rows, as it was captured"
+    grid: Annotated[Layout | None, Grid] = None
+    "places of the module's grid, and tokens before them, where shapes leave it open: 7x7, 7x7+1"
+    places: Annotated[tuple[tuple[int, int], ...] | None, Places] = None
+    "move rows at these places of the grid only, counted from 0: 3:5,4:6; by default everywhere"
+    tokens: Tokens = None
+    "move rows of these tokens only: 0,3; --tokens=-1 is the last of each text; by default all"
     decoder: Path | None = None
     "a pixel decoder's folder, to draw the mean picture at each dose"
     data: DatasetConfig = field(default_factory=Digits)
-    "the images"
+    "the images or texts"
     split: Split = "test"
     "which part of them"
     data_dir: Path | None = None
     "where the data lie, for data sets made of files"
     examples: int | None = None
-    "how many of the images, drawn at random; all by default"
+    "how many of them, drawn at random; by default all, and 200 where an example has many rows"
     model: ModelConfig = field(default_factory=MLP)
     "options of MODEL, where it is no folder"
     controls: int = 20
     "random directions along which rows are moved as far"
-    batch_size: int = 512
-    "images a pass"
+    batch_size: int | None = None
+    "examples a pass; by default as many as fit"
     seed: int = 0
     "every random choice comes from it"
     overwrite: bool = False
@@ -107,135 +125,139 @@ class SteerArguments:
 
 def steer_command(given: list[str], program: str) -> None:
     """Move latents in a model and measure what it answers at each dose, beside random directions."""
+    helped = bool({"-h", "--help"} & set(given))
+    known: dict[str, Any] = {}
+    store = taken(given, "--activations")
+    if store is not None:
+        known = _known_by(Activations(store))
+        known["activations"] = store
     named = taken(given, "--model")
-    if named is None and not {"-h", "--help"} & set(given):
-        if not given or given[0].startswith("-"):
-            raise InputError(f"which model? {program} MODEL DICTIONARY --latents 3,17 --out DIR (see {program} --help)")
+    if named is None and not helped and _positional(given) > (1 if "model" in known else 0):
         named = given.pop(0)
-    default = unfilled(SteerArguments, **({} if named is None else {"model": component(ModelConfig, named)}))
+    if named is None and not helped and "model" not in known:
+        raise InputError(
+            f"which model? {program} MODEL DICTIONARY --latents 3,17 --out DIR, or --activations STORE, which knows "
+            f"its model (see {program} --help)"
+        )
+    if named is not None:
+        known["model"] = component(ModelConfig, named)
+    default = unfilled(SteerArguments, **known)
     text = (
         f"{steer_command.__doc__}\n\n{program} MODEL DICTIONARY --latents 3,17 --out DIR\n\n"
+        f"{program} DICTIONARY --activations STORE --latents 3,17 --out DIR\n\n"
         f"MODEL is the folder of a trained model, or one of: {', '.join(ModelConfig.registry.members())}."
     )
     read = parse(SteerArguments, default, given, program=f"{program} {named or 'MODEL'}", description=text)
     read.runtime.apply()
     found, spliced = _steer(read)
-    console.print(_said_of_splice(spliced) if isinstance(spliced, Splice) else _said_of_fidelity(spliced))
-    Console(highlight=False).print(_effects(found))
-    for latent in found.latents:
-        write(found.figure(latent), read.out / "figures", f"latent-{latent}")
-    write(_figure(spliced), read.out / "figures", "splice")
-    console.print(f"Tables: {found.folder}\nFigures: {read.out / 'figures'}")
+    say(found, spliced, read.out)
 
 
-def _steer(read: SteerArguments) -> tuple[Response, Splice | Fidelity]:
+def _positional(given: list[str]) -> int:
+    """How many words stand before the first flag."""
+    return next((place for place, word in enumerate(given) if word.startswith("-")), len(given))
+
+
+def _known_by(store: Activations) -> dict[str, Any]:
+    """What a store says of where its rows come from."""
+    config, layout = store.manifest.config, store.layout
+    known: dict[str, Any] = {"at": store.hook_name, "rows": config["rows"], "side": config["side"]}
+    if layout is not None and layout.prefix_dropped:
+        known["prefix"] = "drop"
+    source = source_of(store)
+    if source is not None:
+        known |= {name: getattr(source, name) for name in ("data", "split", "data_dir", "model", "seed")}
+    return known
+
+
+def _steer(read: SteerArguments) -> tuple[Response | MovedAnswers, Splice | Fidelity]:
     device = read.runtime.torch_device()
-    images = images_of(open_data(read.data, read.model, read.split, read.data_dir))
-    model = build_model(read.model, images, read.seed).to(device)
+    whole = open_data(read.data, read.model, read.split, read.data_dir)
+    if not isinstance(whole, (ImageDataset, TextDataset)):
+        raise InputError("a stream cannot be read again, as every dose must; name the data without streaming")
+    model = build_model(read.model, whole, read.seed).to(device)
     sae = load(read.dictionary).to(device)
-    decoder = None if read.decoder is None else load_decoder(read.decoder).module.to(device)
-    examples, labels = _drawn(images, read.examples, read.seed)
-    shared: dict[str, Any] = {name: getattr(read, name) for name in ("at", "rows", "side", "batch_size", "overwrite")}
-    answers = _try(model, images)
-    names = class_names_of(model, images)
-    judged = names == images.class_names  # the labels of other classes than the model's say nothing of its answers
-    found = dose_response(
-        model,
-        sae,
-        examples,
-        latents=read.latents,
-        doses=read.doses,
-        op=read.op,
-        unit=read.unit,
-        decoder=decoder,
-        labels=labels if judged else None,
-        class_names=[str(number) for number in range(answers)] if names is None else names,
-        controls=read.controls,
-        seed=read.seed,
-        out=read.out / "response",
-        **shared,
-    )
-    if not judged:
-        return found, fidelity(model, sae, examples, logits=names is not None, out=read.out / "splice", **shared)
-    return found, splice(model, sae, examples, labels=labels, out=read.out / "splice", **shared)
+    answers = _try(model, whole)
+    layout, rows = _layout(read, model, sae, whole)
+    data = _drawn(read, whole, rows)
+    positions = _positions(read, layout)
+    size = read.batch_size or max(1, min(512 if rows == 1 else 64, _CODES_AT_ONCE // (rows * sae.d_sae)))
+    where: dict[str, Any] = {name: getattr(read, name) for name in ("at", "rows", "side", "overwrite")}
+    where |= {"layout": layout, "batch_size": size}
+    moves = {name: getattr(read, name) for name in ("latents", "doses", "op", "unit", "controls", "seed")}
+    moves["positions"] = positions
+    judged = answers.class_names is not None and answers.class_names == list(data.class_names)
+    if isinstance(data, TextDataset) or (answers.kind == "vectors" and answers.said):
+        if read.decoder is not None:
+            raise InputError("a decoder draws pictures of images whose answers are classes; leave --decoder out")
+        moved: Response | MovedAnswers = moved_answers(
+            model, sae, data, names=answers.names, out=read.out / "moved", **moves, **where
+        )
+    else:
+        moved = dose_response(
+            model,
+            sae,
+            data,
+            decoder=None if read.decoder is None else load_decoder(read.decoder).module.to(device),
+            labels=data.labels if judged else None,
+            class_names=answers.class_names or [str(number) for number in range(answers.width)],
+            out=read.out / "response",
+            **moves,
+            **where,
+        )
+    if judged:
+        return moved, splice(model, sae, data, labels=data.labels, out=read.out / "splice", **where)
+    return moved, fidelity(model, sae, data, logits=answers.kind != "vectors", out=read.out / "splice", **where)
 
 
-@torch.no_grad()
-def _try(model: nn.Module, images: ImageDataset) -> int:
-    """Show the model one image, so that data of another shape are named before any work is done; numbers it gives."""
-    one = images.pixels(torch.zeros(1, dtype=torch.int64)).float() / 255
-    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+def _try(model: nn.Module, data: Dataset) -> Answers:
+    """Show the model two examples, so that data of another shape are named before any work is done."""
     try:
-        with evaluating(model):
-            return answers_of(model(one.to(device))).shape[-1]
+        return answers_to(model, data)
+    except InputError:
+        raise
     except Exception as error:  # a model may fail in any way at images that it was not made for
+        what = f"images {list(data.shape)}" if isinstance(data, ImageDataset) else "these texts"
         raise InputError(
-            f"the model does not take images {list(one.shape[1:])} ({type(error).__name__}: {error}); --data NAME "
-            "chooses others"
+            f"the model does not take {what} ({type(error).__name__}: {error}); --data NAME chooses others"
         ) from error
 
 
-def _drawn(images: ImageDataset, count: int | None, seed: int) -> tuple[ImageDataset | Tensor, Tensor]:
-    if count is None or count >= len(images):
-        return images, images.labels
-    if count < 1:
-        raise InputError(f"--examples must be at least 1, got {count}")
-    index = torch.randperm(len(images), generator=torch_generator(seed, "steered examples"))[:count].sort().values
-    return images.pixels(index).float() / 255, images.labels[index]
-
-
-def _said_of_splice(found: Splice) -> str:
-    return (
-        f"With the reconstruction in place of the layer, accuracy is {100 * found.spliced.accuracy:.1f} % "
-        f"(the model itself: {100 * found.model.accuracy:.1f} %, the mean row: {100 * found.mean.accuracy:.1f} %); "
-        f"{100 * found.recovered_mean:.1f} % of the loss against the mean row is recovered, "
-        f"{100 * found.recovered_zero:.1f} % against zeros."
+def _layout(read: SteerArguments, model: nn.Module, sae: Dictionary, data: Dataset) -> tuple[Layout | None, int]:
+    """How positions lie in an example, found as capture finds it, and how many rows one has at most."""
+    name = hook_point(model, sae, read.at)
+    device = next((one.device for one in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    few = torch.arange(min(len(data), 8)).split(8)
+    batch = next(iter(ExampleStream(data, None, 8, None, getattr(model, "tokenize", None)).ordered(few)))
+    inputs = [one.to(device) for one in batch.inputs]
+    keywords = {key: value.to(device) for key, value in batch.keywords.items()}
+    tensor = HookPoints(model, name, side=read.side).read(*inputs, **keywords)[name]
+    plain = isinstance(data, TextDataset) or read.rows not in ("position", "pool")
+    layouts = Layouts(model, read.rows, read.grid, "keep" if plain else read.prefix)
+    layout = layouts.of(name, tensor, inputs, keywords)
+    rows = to_rows(
+        tensor, read.rows, examples=len(batch.example), name=name, layout=layout, mask=batch.mask, width=sae.d_in
     )
+    each = torch.bincount(rows.example, minlength=1)
+    return layout, max(1, int(each.max()))
 
 
-def _said_of_fidelity(found: Fidelity) -> str:
-    """Where the model answers with other classes than the data's, so that no answer is right or wrong."""
-    agreement = ""
-    if found.spliced.agreement is not None and found.mean.agreement is not None:
-        same, mean = (100 * share for share in (found.spliced.agreement, found.mean.agreement))
-        agreement = f"the model gives the same answer to {same:.1f} % of examples (with the mean row: {mean:.1f} %), "
-    kept, mean_kept = (  # below 0 answers lie further from the model's own than their mean does
-        f"{100 * one.explained:.1f} %" if one.explained > 0 else "none" for one in (found.spliced, found.mean)
-    )
-    return (
-        f"With the reconstruction in place of the layer {agreement}{kept} of the variance of its answers is kept "
-        f"(with the mean row: {mean_kept})."
-    )
+def _drawn(read: SteerArguments, data: Dataset, rows: int) -> Dataset:
+    if read.examples is not None and read.examples < 1:
+        raise InputError(f"--examples must be at least 1, got {read.examples}")
+    most = read.examples or (len(data) if rows == 1 and isinstance(data, ImageDataset) else _MANY_ROWS)
+    if read.examples is None and most < len(data):
+        console.print(f"{most:,} of {len(data):,} examples, drawn at random (--examples)")
+    return drawn(data, most, read.seed)
 
 
-def _figure(spliced: Splice | Fidelity) -> Figure:
-    if isinstance(spliced, Splice):
-        return spliced.figure()
-    kept = {"dictionary": spliced.spliced, "mean row": spliced.mean, "zeros": spliced.zero}
-    agreement = {name: one.agreement for name, one in kept.items() if one.agreement is not None}
-    return kept_figure({name: one.explained for name, one in kept.items()}, agreement or None)
-
-
-def _effects(found: Response) -> Table:
-    """For each latent the class that it moves most."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("latent", "dose", "class", "logit", "95 % band", "random", ""):
-        table.add_column(heading, justify="left" if heading == "class" else "right", no_wrap=True)
-    for effect in found.strongest():
-        low, high = effect.band
-        below, above = effect.control
-        table.add_row(
-            str(effect.latent),
-            f"{effect.dose:g}",
-            effect.class_name,
-            f"{effect.change:+.2f}",
-            f"{low:+.2f} to {high:+.2f}",
-            f"{below:+.2f} to {above:+.2f}",
-            "beyond" if effect.beyond else "within",
-        )
-    table.caption = (
-        f"logit: change of its mean over {found.n:,} examples, with the bootstrap band of the mean; random: middle "
-        "95 % of moves of the same length along random directions"
-    )
-    table.caption_justify = "left"
-    return table
+def _positions(read: SteerArguments, layout: Layout | None) -> tuple[int, ...] | None:
+    """The rows that are moved; None for all."""
+    if read.places is None and read.tokens is None:
+        return None
+    if read.rows != "position":
+        raise InputError(f"--places and --tokens are for rows by position, not --rows {read.rows}")
+    if read.places is not None and (layout is None or layout.kind != "grid"):
+        raise InputError("the rows are tokens, which have no place in an image; name them by --tokens")
+    places = [] if layout is None else [layout.position(row, column) for row, column in read.places or ()]
+    return (*places, *(read.tokens or ()))

@@ -14,6 +14,7 @@ from unweave.capture import Capture
 from unweave.cli.parsing import carried_over, component, parse, taken, unfilled
 from unweave.cli.streaming import FLAG, Streaming, asked_to_stream, refuse_store
 from unweave.core.config import to_json
+from unweave.core.distributed import ranks
 from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
 from unweave.datasets.base import Split
@@ -123,6 +124,8 @@ def sweep_command(given: list[str], program: str) -> None:
 
 
 def _tell(run: Run, found: Sweep) -> None:
+    if not ranks().first:
+        return
     page = build_report(run.folder)
     Console(highlight=False).print(settings_table(found))
     for sentence in run.findings:

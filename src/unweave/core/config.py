@@ -7,6 +7,7 @@ carries its `kind` in JSON, so that it comes back as what it was.
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -97,10 +98,26 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def fingerprint(*values: Any) -> str:
-    """16 hexadecimal digits that change when any of the values (configurations, strings, numbers) does."""
+    """16 hexadecimal digits that change when any of the values (configurations, strings, numbers) does.
+
+    Raises:
+        InputError: one of them is NaN or Inf, which JSON cannot keep.
+    """
     plain = [_same_number(to_json(value)) for value in values]
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    try:
+        text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        raise InputError(f"{', '.join(_not_finite(plain, '')) or 'a setting'}: give a finite number") from None
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _not_finite(value: Any, name: str) -> list[str]:
+    """What is NaN or Inf in JSON values, each with the name of the field that it is in."""
+    if isinstance(value, dict):
+        return [found for key, item in value.items() for found in _not_finite(item, str(key))]
+    if isinstance(value, list):
+        return [found for item in value for found in _not_finite(item, name)]
+    return [f"{name} is {value}"] if isinstance(value, float) and not math.isfinite(value) else []
 
 
 def _same_number(value: Any) -> Any:

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -26,6 +26,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from unweave.core.channel import Channel, ChannelEndedError
 from unweave.core.errors import InputError
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ _COLLECTIVE = timedelta(days=7)  # a rank may wait long for another that works: 
 _BEAT_SECONDS = 2.0
 _GRACE_SECONDS = 10.0
 _LOOK_SECONDS = 3.0
+_PATIENCE_SECONDS = 60.0  # for a rank that hung up to say why, or to die
 GO_ON = "the same command goes on from the last checkpoint"
 
 
@@ -57,6 +59,8 @@ class Ranks:
     local_rank: int = 0
     _store: Any = field(default=None, repr=False)
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
+    _naming: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _named: dict[str, int] = field(default_factory=dict, repr=False)
 
     @property
     def first(self) -> bool:
@@ -110,11 +114,15 @@ class Ranks:
 
     def from_first(self, value: T) -> T:
         """Rank 0's value, on every rank."""
+        return self.from_rank(0, value)
+
+    def from_rank(self, rank: int, value: T) -> T:
+        """One rank's value, on every rank; what the others give is not asked."""
         if self.size == 1:
             return value
-        box: list[Any] = [value]
+        box: list[Any] = [value if rank == self.rank else None]
         with self._guarded():
-            dist.broadcast_object_list(box, src=0)
+            dist.broadcast_object_list(box, src=rank)
         given: T = box[0]
         return given
 
@@ -144,11 +152,35 @@ class Ranks:
                 shown = f"{_short(values[0])} on rank 0, {_short(other)} on rank {rank}"
                 raise InputError(f"the ranks differ in {what}: {shown}; all need the same files, versions and settings")
 
-    @contextmanager
-    def first_alone(self) -> Iterator[None]:
-        """What rank 0 does for all: the others wait at the end until it is done."""
-        yield
+    def channel(self, name: str) -> Channel | None:
+        """A way between the ranks for a thread of its own; none where there is one process.
+
+        Ranks that ask several times under one name are brought together in the order in which each asked.
+        """
+        if self.size == 1:
+            return None
+        with self._naming:
+            number = self._named[name] = self._named.get(name, 0) + 1
+        return Channel(self.rank, self.size, self._store, f"channel/{name}/{number}")
+
+    def hung_up(self, error: ChannelEndedError) -> Exception:
+        """What to raise where another rank has closed a channel that this one still needs."""
+        lost = self._lost(_PATIENCE_SECONDS)
+        if lost is not None:
+            return RankLostError(lost)
+        return InputError(
+            f"another rank stopped reading the stream before this one did ({error}); all ranks have to call the same "
+            "functions with the same arguments"
+        )
+
+    def in_turn(self, work: Callable[[], T]) -> T:
+        """Work that leaves an artifact: rank 0 does it, and then the others, who find what it left."""
+        if self.first:
+            made = work()
+            self.barrier()
+            return made
         self.barrier()
+        return work()
 
     def speaks(self) -> bool:
         """Say that this rank failed; whether it is the one that tells the user why."""
@@ -177,9 +209,9 @@ class Ranks:
                 raise
             raise RankLostError(lost) from error
 
-    def _lost(self) -> str | None:
+    def _lost(self, seconds: float = _LOOK_SECONDS) -> str | None:
         """What became of the rank that broke an operation; None where all live."""
-        until = time.monotonic() + _LOOK_SECONDS
+        until = time.monotonic() + seconds
         while time.monotonic() < until:
             try:
                 if self._store.check(["failed"]):

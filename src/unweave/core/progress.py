@@ -99,3 +99,9 @@ def progress(label: str, *, total: int | None, unit: str, quiet: bool = False) -
     Of several processes, rank 0 alone shows one.
     """
     return Bar(label, total, unit, Console(stderr=True, quiet=quiet or not _enabled or not ranks().first))
+
+
+def say(line: str) -> None:
+    """A line on standard error, where progress is shown."""
+    console = Console(stderr=True, quiet=not _enabled or not ranks().first)
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

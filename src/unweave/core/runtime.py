@@ -34,12 +34,14 @@ holds all of them and takes a part of every batch"
         """Set what is a process's own: the number of CPU threads.
 
         Raises:
-            InputError: it is below 1.
+            InputError: it is below 1, or the time between checkpoints below 0.
         """
         if self.threads is not None:
             if self.threads < 1:
                 raise InputError(f"--threads must be at least 1, got {self.threads}")
             torch.set_num_threads(self.threads)
+        if not self.checkpoint_seconds >= 0:
+            raise InputError(f"--checkpoint-seconds must be at least 0, got {self.checkpoint_seconds}")
 
     def workers_for(self, flops: float, *, least: float = _FLOPS_A_THREAD) -> int:
         """CPU threads for steps of so many floating-point operations, of which each thread should get `least`."""

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64
@@ -27,6 +27,7 @@ KIND = "dictionary"
 WEIGHTS = "sae_weights.safetensors"
 OWN = "unweave.safetensors"
 HISTORY = "history.parquet"
+RowNorm = Literal["layer_norm", "constant_norm_rescale"]
 _ENCODE_BYTES = 64 << 20
 
 
@@ -117,10 +118,13 @@ class Dictionary(nn.Module, ABC):
         hook_name: dotted name of the module whose output the rows are, where it is known.
         history: what training logged, column by column.
         origin: what is known of where it came from, plain JSON values: `model_name`, `format` it was read in, ...
+        row_norm: what each row is normalised by before it is encoded, by numbers of its own; None: rows are taken as
+            they are. Where it is set, codes alone are no rows: see `reconstruct` and `scales`.
         trained_by_gradient: whether `prepare` is only the start, or the whole fit.
     """
 
     trained_by_gradient: ClassVar[bool] = True
+    row_norm: RowNorm | None = None
 
     def __init__(self, config: DictionaryConfig, d_in: int, d_sae: int) -> None:
         super().__init__()
@@ -143,15 +147,30 @@ class Dictionary(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, codes: Float[Tensor, "... d_sae"]) -> Float[Tensor, "... d_in"]:
-        """Rows that codes stand for."""
+        """Rows that codes stand for.
+
+        Raises:
+            InputError: each row is normalised by its own numbers, which codes do not have: `reconstruct` takes both.
+        """
+
+    def reconstruct(self, codes: Float[Tensor, "*b d_sae"], rows: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b d_in"]:
+        """What codes stand for in the rows that they are of: `decode(codes)` wherever rows are taken as they are.
+
+        The codes may have been edited since; with those of `encode(rows)` it is the reconstruction.
+        """
+        return self.decode(codes)
 
     @abstractmethod
     def directions(self) -> Float[Tensor, "d_sae d_in"]:
-        """What one unit of each latent adds to a row."""
+        """What one unit of each latent adds to a row; times the row's `scales`, where each is normalised."""
+
+    def scales(self, rows: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b 1"]:
+        """How many times its direction one unit of a latent adds to each row: 1 where rows are taken as they are."""
+        return rows.new_ones(*rows.shape[:-1], 1)
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_in"]:
         """The reconstruction of rows."""
-        return self.decode(self.encode(x))
+        return self.reconstruct(self.encode(x), x)
 
     def loss(self, batch: Float[Tensor, "b d_in"], step: Step) -> Losses:
         """The loss of one batch at one step."""
@@ -190,6 +209,10 @@ class Dictionary(nn.Module, ABC):
         """What it computes in the words of SAELens; None where there are none for it."""
         return None
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The state by name, as a dictionary that `config` builds takes it."""
+        return self.state_dict()
+
     def to_inference(self) -> "Dictionary":
         """A frozen copy for use after training."""
         frozen = copy.deepcopy(self).eval()
@@ -214,7 +237,8 @@ class Dictionary(nn.Module, ABC):
         Raises:
             InputError: something else stands in `folder` and `overwrite` is not set.
         """
-        identity = dictionary_identity(self.config, self.d_in, {"weights": hash_module(self)})
+        inputs = {"weights": hash_module(self)}
+        identity = dictionary_identity(self.config, self.d_in, inputs, row_norm=self.row_norm)
         if not existing(Path(folder), identity, overwrite=overwrite):
             with writing(Path(folder), identity, overwrite=overwrite) as draft:
                 self.write(draft)
@@ -229,7 +253,7 @@ class Dictionary(nn.Module, ABC):
         Where SAELens has words for this dictionary, its folder is one of SAELens' too; what of the state is not in
         those words to the bit stands beside them.
         """
-        state, exchange = self.state_dict(), self.saelens()
+        state, exchange = self.tensors(), self.saelens()
         published = state if exchange is None else exchange.tensors
         save_tensors(draft.folder / WEIGHTS, published)
         if own := {name: value for name, value in state.items() if not _same_bits(value, published.get(name))}:
@@ -273,12 +297,19 @@ def best_gain(dictionary: Dictionary, rows: RowSource, origin: Float[Tensor, " d
 
 
 def dictionary_identity(
-    config: DictionaryConfig, d_in: int, inputs: Mapping[str, str], *, training: object = None, seed: int | None = None
+    config: DictionaryConfig,
+    d_in: int,
+    inputs: Mapping[str, str],
+    *,
+    training: object = None,
+    seed: int | None = None,
+    row_norm: RowNorm | None = None,
 ) -> Identity:
     """Identity of a dictionary's artifact: how it was made, and of what."""
-    return Identity(
-        kind=KIND, config={"dictionary": config, "d_in": d_in, "training": training}, inputs=inputs, seed=seed
-    )
+    made = {"dictionary": config, "d_in": d_in, "training": training}
+    if row_norm is not None:
+        made["row_norm"] = row_norm
+    return Identity(kind=KIND, config=made, inputs=inputs, seed=seed)
 
 
 def load(folder: str | Path) -> Dictionary:
@@ -296,6 +327,10 @@ def load(folder: str | Path) -> Dictionary:
         dictionary.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()})
     except RuntimeError as error:
         raise StoreError(f"{folder / WEIGHTS} does not fit {config}: {error}") from None
+    if (row_norm := manifest.config.get("row_norm")) is not None:
+        from unweave.dictionaries.normalised import NormalisedRows  # noqa: PLC0415 - it is a Dictionary itself
+
+        dictionary = NormalisedRows(dictionary, row_norm)
     dictionary.hook_name = str(manifest.details.get("hook_name", ""))
     dictionary.origin = dict(manifest.details.get("origin", {}))
     if HISTORY in manifest.files:
@@ -310,7 +345,7 @@ def _state(folder: Path, manifest: Manifest, dictionary: Dictionary) -> dict[str
         return tensors  # from before there was one, when the weights were the state
     if OWN in manifest.files:
         tensors = {**tensors, **load_tensors(folder / OWN)}
-    return {name: tensors[name] for name in dictionary.state_dict() if name in tensors}
+    return {name: tensors[name] for name in dictionary.tensors() if name in tensors}
 
 
 def _same_bits(value: Tensor, other: Tensor | None) -> bool:

@@ -95,8 +95,9 @@ def log_fit(dictionary: Dictionary, sample: Float[Tensor, "n d_in"], iterations:
     sums = MomentSums(dictionary.d_in)
     error, fired = 0.0, torch.zeros(dictionary.d_sae, dtype=torch.int64)
     for chunk in sample.split(_CHUNK):
-        codes = dictionary.encode(chunk.to(dictionary.device))
-        error += float((chunk - dictionary.decode(codes).cpu()).double().square().sum())
+        on_device = chunk.to(dictionary.device)
+        codes = dictionary.encode(on_device)
+        error += float((chunk - dictionary.reconstruct(codes, on_device).cpu()).double().square().sum())
         sums.add(chunk)
         fired += (codes != 0).sum(0).cpu()
     loss = error / len(sample)

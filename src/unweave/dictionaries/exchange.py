@@ -33,11 +33,14 @@ class Exchange:
         architecture: one of these.
         tensors: W_enc [d_in, d_sae], b_enc [d_sae], W_dec [d_sae, d_in], b_dec [d_in] and what else it has.
         options: its settings.
+        row_norm: what is done to each row before b_dec is subtracted, and undone after the decoder: `none`,
+            `layer_norm` or `constant_norm_rescale`.
     """
 
     architecture: str
     tensors: Mapping[str, Float[Tensor, "..."]]
     options: Mapping[str, Any] = field(default_factory=dict)
+    row_norm: str = "none"
 
     @classmethod
     def linear(cls, tensors: Mapping[str, Float[Tensor, "..."]], k: int | None = None) -> "Exchange":
@@ -66,7 +69,7 @@ def cfg_json(exchange: Exchange | None, *, kind: str, d_in: int, d_sae: int, met
         "dtype": dtype if dtype in _DTYPES else "float32",
         "device": "cpu",
         "apply_b_dec_to_input": True,
-        "normalize_activations": "none",
+        "normalize_activations": "none" if exchange is None else exchange.row_norm,
         "reshape_activations": "none",
         "metadata": {
             "sae_lens_version": _READS_AS,

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from unweave.core.errors import InputError, StoreError
 from unweave.core.registry import Component, Registry
-from unweave.dictionaries.base import Dictionary, DictionaryConfig
+from unweave.dictionaries.base import Dictionary, DictionaryConfig, RowNorm
+from unweave.dictionaries.exchange import Exchange
+from unweave.dictionaries.normalised import NormalisedRows
 from unweave.store.artifact import read_json
 from unweave.store.files import load_tensors
 
@@ -192,6 +194,24 @@ class Weights:
         return found
 
 
+def in_words(dictionary: Dictionary, library: str) -> Exchange | None:
+    """What a dictionary computes, for a format that takes rows as they come; None where SAELens has no words for it.
+
+    Args:
+        dictionary: to be written.
+        library: whose format it is, for the message.
+
+    Raises:
+        InputError: it normalises rows one by one.
+    """
+    if dictionary.row_norm is not None:
+        raise InputError(
+            f"{library} takes rows as they come, and this dictionary normalises each by numbers of its own "
+            f"({dictionary.row_norm}); of other libraries' formats, saelens has a word for that"
+        )
+    return dictionary.saelens()
+
+
 @torch.no_grad()
 def centred_bias(
     b_enc: Float[Tensor, " d_sae"], b_dec: Float[Tensor, " d_in"], W_enc: Float[Tensor, "d_in d_sae"]
@@ -208,6 +228,7 @@ def assemble(
     *,
     hook_name: str = "",
     origin: Mapping[str, Any] | None = None,
+    row_norm: RowNorm | None = None,
 ) -> Dictionary:
     """A frozen dictionary from its configuration and its state.
 
@@ -217,9 +238,15 @@ def assemble(
         tensors: the whole state, by name.
         hook_name: dotted name of the module whose output the rows are, where it is known.
         origin: what is known of where it came from, plain JSON values: `format`, `model_name`, ...
+        row_norm: how each row is normalised before it is encoded, where it is.
+
+    Raises:
+        InputError: rows of this width cannot be normalised so.
     """
     dictionary = config.build(d_in)
     dictionary.load_state_dict(dict(tensors))
+    if row_norm is not None:
+        dictionary = NormalisedRows(dictionary, row_norm)
     dictionary.hook_name = hook_name
     dictionary.origin = dict(origin or {})
     return dictionary.to_inference()

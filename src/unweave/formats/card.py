@@ -70,7 +70,7 @@ def _what(given: Pushed) -> str:
     rows = [
         (
             f"`{name}`",
-            manifest.config["dictionary"]["kind"],
+            _kind(manifest),
             *_sizes(manifest),
             _code(manifest.details.get("hook_name")),
         )
@@ -79,6 +79,11 @@ def _what(given: Pushed) -> str:
     table = _table(("dictionary", "kind", "d_in", "d_sae", "hook point"), rows)
     facts = [f"- {label}: {_inline(value)}" for label, value in _facts(given).items()]
     return "\n\n".join([text, table, *(["\n".join(facts)] if facts else [])])
+
+
+def _kind(manifest: Manifest) -> str:
+    row_norm = manifest.config.get("row_norm")
+    return str(manifest.config["dictionary"]["kind"]) + (f", rows by {row_norm}" if row_norm else "")
 
 
 def _facts(given: Pushed) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """Single values of foreign files, checked before they are believed."""
 
 from pathlib import Path
+from typing import get_args
 
 from torch import Tensor
 
 from unweave.core.errors import StoreError
+from unweave.dictionaries.base import RowNorm
 
 _PLACES = 200
 
@@ -42,6 +44,11 @@ def switch(value: object, what: str, path: Path) -> bool:
     if not isinstance(value, bool):
         raise StoreError(f"{path}: {what} should be true or false, it is {shown(value)}")
     return value
+
+
+def row_norm_of(value: object) -> RowNorm | None:
+    """What a configuration says of rows that are normalised one by one, in SAELens' words; None: nothing of that."""
+    return next((known for known in get_args(RowNorm) if isinstance(value, str) and known == value), None)
 
 
 def shown(value: object) -> str:

@@ -19,7 +19,7 @@ from unweave.dictionaries.jumprelu import JumpReLU
 from unweave.dictionaries.matryoshka import Matryoshka
 from unweave.dictionaries.relu import ReLU
 from unweave.dictionaries.topk import TopK
-from unweave.formats.base import Format, Weights, assemble, centred_bias, peek_json
+from unweave.formats.base import Format, Weights, assemble, centred_bias, in_words, peek_json
 from unweave.formats.checks import only_file, shown, whole_number
 from unweave.formats.torch_files import load_torch, peek_torch, save_torch, state_of
 from unweave.store.artifact import write_json
@@ -76,7 +76,7 @@ class DictionaryLearning(Format):
 
     def write(self, dictionary: Dictionary, folder: Path) -> None:
         """The two files that `load_dictionary` reads."""
-        exchange = dictionary.saelens()
+        exchange = in_words(dictionary, "dictionary_learning")
         if exchange is None or exchange.architecture not in _WRITERS:
             raise InputError(
                 f"dictionary_learning has no class for {dictionary.config.kind!r}: what it computes cannot be "

@@ -74,7 +74,7 @@ def fetch(place: str | HubPlace) -> Path:
     """
     wanted = HubPlace.parse(place) if isinstance(place, str) else place
     hub = _library(f"reading {wanted}")
-    cache = Path(hub.constants.HF_HUB_CACHE)
+    cache = Path(needs("huggingface_hub.constants", extra="hub", what=f"reading {wanted}").HF_HUB_CACHE)
     with _explained(hub, str(wanted)), disk_errors(cache / "files"):
         info = hub.HfApi().model_info(wanted.repo, revision=wanted.revision)
         files = [file.rfilename for file in info.siblings or []]

@@ -8,25 +8,27 @@ import torch
 
 from unweave.core.errors import InputError
 from unweave.core.registry import register
-from unweave.dictionaries.base import Dictionary, DictionaryConfig
+from unweave.dictionaries.base import Dictionary, DictionaryConfig, RowNorm
 from unweave.dictionaries.relu import ReLU
+from unweave.dictionaries.topk import TopK
 from unweave.formats.base import Format, Weights, assemble
-from unweave.formats.checks import only_file, shown
+from unweave.formats.checks import only_file, shown, whole_number
 from unweave.formats.torch_files import load_torch, peek_torch, save_torch, state_of
 
 _OWN = {"pre_bias", "latent_bias", "encoder.weight"}
 _STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
 _SETTINGS = {"activation", "activation_state_dict"}
 _FILE = "autoencoder.pt"
+_ACTIVATIONS = {("standard", "none"): "ReLU", ("topk", "layer_norm"): "TopK"}  # by architecture and norm of rows
 
 
 @register("openai")
 class OpenAI(Format):
     """One file: f = activation((x − pre_bias) W_encᵀ + latent_bias), x̂ = f W_decᵀ + pre_bias.
 
-    Files with the activation TopK are refused: the library that wrote them normalises each row by its own mean and
-    standard deviation before such an encoder and undoes it after the decoder, with the row's numbers. Codes alone do
-    not say what was divided away, and a dictionary of Unweave decodes codes alone.
+    The activation is ReLU or TopK. With TopK, and only then, each row is normalised by its own mean and standard
+    deviation before the encoder, which is undone after the decoder (`layer_norm`): the file does not say so, the
+    library does it wherever it loads such a file.
     """
 
     def recognises(self, place: Path) -> bool:
@@ -52,17 +54,22 @@ class OpenAI(Format):
         }
         weights.ignore(*_STATISTICS)
         weights.expect_all_taken()
-        return assemble(_config(state, d_sae, path), d_in, tensors, origin={"format": self.kind})
+        config = _config(state, d_sae, path)
+        row_norm: RowNorm | None = "layer_norm" if isinstance(config, TopK) else None
+        return assemble(config, d_in, tensors, origin={"format": self.kind}, row_norm=row_norm)
 
     def write(self, dictionary: Dictionary, folder: Path) -> None:
         """One file for `Autoencoder.from_state_dict`."""
         exchange = dictionary.saelens()
-        if exchange is None or exchange.architecture != "standard":
+        computes = None if exchange is None else (exchange.architecture, exchange.row_norm)
+        if exchange is None or computes not in _ACTIVATIONS:
+            rows = "" if dictionary.row_norm is None else f" of rows normalised by {dictionary.row_norm}"
             raise InputError(
-                f"OpenAI's format takes relu dictionaries; {dictionary.config.kind!r} computes something else (its "
-                "TopK normalises each row, which Unweave's do not)"
+                f"OpenAI's format takes relu dictionaries of rows as they come, and topk dictionaries of rows that are "
+                f"normalised by layer_norm; {dictionary.config.kind!r}{rows} computes something else"
             )
-        tensors = exchange.tensors
+        tensors, activation = exchange.tensors, _ACTIVATIONS[computes]
+        settings = {"k": exchange.options["k"], "postact_fn": "ReLU"} if activation == "TopK" else {}
         contents: dict[str, Any] = {
             "pre_bias": tensors["b_dec"],
             "latent_bias": tensors["b_enc"],
@@ -71,8 +78,8 @@ class OpenAI(Format):
             "latents_mean_square": torch.zeros(dictionary.d_sae),
             "encoder.weight": tensors["W_enc"].T,
             "decoder.weight": tensors["W_dec"].T,
-            "activation": "ReLU",
-            "activation_state_dict": {},
+            "activation": activation,
+            "activation_state_dict": settings,
         }
         save_torch(contents, folder / _FILE)
 
@@ -83,7 +90,10 @@ def _config(state: Mapping[str, Any], d_sae: int, path: Path) -> DictionaryConfi
         return ReLU(d_sae=d_sae, decoder_norm="free")
     if activation != "TopK":
         raise InputError(f"{path}: the activation {shown(activation)} is that of no dictionary of Unweave")
-    raise InputError(
-        f"{path}: its activation is TopK, and with that OpenAI's code normalises each row by its own mean and standard "
-        "deviation; a dictionary of Unweave decodes codes alone and cannot undo that"
-    )
+    settings = state.get("activation_state_dict")
+    settings = settings if isinstance(settings, Mapping) else {}
+    after = settings.get("postact_fn", "ReLU")
+    if not isinstance(after, str) or after not in {"ReLU", "Identity"}:
+        raise InputError(f"{path}: the largest latents go through {shown(after)}, which no dictionary of Unweave does")
+    k = whole_number(settings.get("k"), "k", path, most=d_sae)
+    return TopK(d_sae=d_sae, k=k, signed=after == "Identity", decoder_norm="free")

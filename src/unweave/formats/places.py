@@ -13,7 +13,7 @@ from unweave.formats.base import Format, formats, named, peek_json
 from unweave.formats.checks import only_file
 from unweave.formats.hub import HUB, HubPlace, dictionaries_at, fetch
 from unweave.formats.torch_files import load_torch
-from unweave.store.artifact import MANIFEST, Identity, existing, read_manifest
+from unweave.store.artifact import MANIFEST, Identity, check_place, existing, read_manifest
 from unweave.store.drafts import disk_errors, forget, left_beside, new_draft, remove, to_disk
 
 NATIVE = "unweave"
@@ -35,6 +35,8 @@ def load(place: str | Path, *, format: str | None = None) -> Dictionary:  # noqa
     """
     if str(place).startswith(HUB):
         return load(fetch(str(place)), format=format)
+    if "://" in str(place):
+        raise InputError(f"{place} is a URL, and a dictionary is read from a folder or from hf://ORG/REPO")
     path = Path(place)
     if format == NATIVE or (format is None and is_native(path)):
         return native.load(path)
@@ -91,6 +93,7 @@ def export(dictionary: Dictionary, folder: str | Path, *, format: str = "saelens
         dictionary.save(place)
         return place
     writer = named(format) if format in formats() else _unknown(format)
+    check_place(place)
     if place.exists() and not (place.is_dir() and not any(place.iterdir())):
         raise InputError(f"{place} exists already; choose another folder, or remove it")
     with _in_place(place) as draft:

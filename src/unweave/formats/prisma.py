@@ -14,7 +14,7 @@ from unweave.dictionaries.gated import Gated
 from unweave.dictionaries.relu import ReLU
 from unweave.dictionaries.topk import TopK
 from unweave.formats.base import Format, Weights, assemble, json_object, peek_json
-from unweave.formats.checks import only_file, shown, whole_number
+from unweave.formats.checks import only_file, row_norm_of, shown, whole_number
 from unweave.formats.torch_files import Inert, load_torch, peek_torch, state_of
 
 _FILE, _CONFIG = "weights.pt", "config.json"
@@ -37,8 +37,12 @@ _TOLD = ("model_name", "dataset_name", "hook_point_layer", "cls_token_only", "us
 class Prisma(Format):
     """A repository or file of ViT-Prisma, and the older files of that family, which hold `cfg` and `state_dict`.
 
-    f = activation((x − b_dec) W_enc + b_enc), x̂ = f W_dec + b_dec, with relu or topk, or gated. A configuration that
-    was pickled with the weights is read for its values; its class is not needed and not run.
+    f = activation((x − b_dec) W_enc + b_enc), x̂ = f W_dec + b_dec, with relu or topk, or gated, for rows as they come
+    or normalised one by one (`layer_norm`, its default, and `constant_norm_rescale`). A configuration that was pickled
+    with the weights is read for its values; its class is not needed and not run.
+
+    Its first versions normalised rows and then encoded them as they were, with relu and topk; this reads files as all
+    later versions do.
     """
 
     def recognises(self, place: Path) -> bool:
@@ -69,7 +73,8 @@ class Prisma(Format):
         config = _gated(cfg, weights, state, path) if gated else _standard(cfg, d_sae, path)
         weights.expect_all_taken()
         told = {name: cfg[name] for name in _TOLD if isinstance(cfg.get(name), (str, int))}
-        return assemble(config, d_in, state, hook_name=_hook_name(cfg), origin={"format": self.kind, **told})
+        origin, row_norm = {"format": self.kind, **told}, row_norm_of(cfg.get("normalize_activations"))
+        return assemble(config, d_in, state, hook_name=_hook_name(cfg), origin=origin, row_norm=row_norm)
 
 
 def _weights(place: Path) -> Path | None:
@@ -95,11 +100,9 @@ def _expect_readable(cfg: Json, path: Path) -> None:
     if cfg.get("is_transcoder"):
         raise InputError(f"{path}: a transcoder predicts another layer's output, which no dictionary of Unweave does")
     mode = cfg.get("normalize_activations")
-    if mode not in {None, "none", "None", False}:
-        raise InputError(
-            f"{path}: normalize_activations={shown(mode)} normalises each row by its own numbers before the encoder "
-            "and undoes it after the decoder; a dictionary of Unweave decodes codes alone and cannot do that"
-        )
+    taken_as_they_are = mode is None or mode is False or (isinstance(mode, str) and mode.lower() == "none")
+    if not taken_as_they_are and row_norm_of(mode) is None:
+        raise InputError(f"{path}: normalize_activations={shown(mode)} does to rows what no dictionary of Unweave does")
 
 
 def _expect_sizes(cfg: Json, path: Path, *, d_in: int, d_sae: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from unweave.core.config import Json
 from unweave.core.errors import InputError, StoreError
 from unweave.core.registry import register
-from unweave.dictionaries.base import WEIGHTS, Dictionary, DictionaryConfig
+from unweave.dictionaries.base import WEIGHTS, Dictionary, DictionaryConfig, RowNorm
 from unweave.dictionaries.exchange import CFG, OWN_KINDS, cfg_json
 from unweave.dictionaries.gated import Gated
 from unweave.dictionaries.jumprelu import JumpReLU
@@ -19,6 +19,7 @@ from unweave.dictionaries.matching_pursuit import MatchingPursuit
 from unweave.dictionaries.relu import ReLU
 from unweave.dictionaries.topk import TopK
 from unweave.formats.base import Format, Weights, assemble, centred_bias, json_object, peek_json
+from unweave.formats.checks import row_norm_of, shown
 from unweave.store.artifact import write_json
 from unweave.store.files import save_tensors
 
@@ -36,8 +37,9 @@ class SAELens(Format):
 
     Read are standard, topk, jumprelu, gated, batchtopk and matryoshka_batchtopk (as jumprelu, which is what SAELens
     makes of them), and matching_pursuit where nothing but the number of steps ends the pursuit. Folded into the weights
-    are an encoder that b_dec is not subtracted for, decoder norms that codes are rescaled by, the factor that rows are
-    multiplied with, and the factors of a finetuned decoder.
+    are an encoder that b_dec is not subtracted for, decoder norms that codes are rescaled by, the one factor that all
+    rows are multiplied with, and the factors of a finetuned decoder. Rows that are normalised one by one (`layer_norm`,
+    `constant_norm_rescale`) make it a dictionary of normalised rows.
     """
 
     def recognises(self, place: Path) -> bool:
@@ -58,7 +60,8 @@ class SAELens(Format):
         config, state = _ARCHITECTURES[source.architecture](source)
         source.weights.expect_all_taken()
         origin: Json = {"format": self.kind, "architecture": source.architecture, **_origin(source.cfg)}
-        return assemble(config, source.d_in, state, hook_name=_hook_name(source.cfg), origin=origin)
+        hook_name = _hook_name(source.cfg)
+        return assemble(config, source.d_in, state, hook_name=hook_name, origin=origin, row_norm=source.row_norm())
 
     def write(self, dictionary: Dictionary, folder: Path) -> None:
         """The two files that `SAE.load_from_disk` reads."""
@@ -168,15 +171,18 @@ class _Source:
         trained = self.architecture in _TRAINED_ONLY
         return (trained or self.architecture == "topk") and self.flag("rescale_acts_by_decoder_norm", trained)
 
+    def row_norm(self) -> RowNorm | None:
+        """What each row is normalised by, where each is by numbers of its own."""
+        return row_norm_of(self.cfg.get("normalize_activations"))
+
     def row_factor(self) -> float:
-        """What rows are multiplied with, so that their mean length is √d_in."""
+        """What all rows are multiplied with, so that their mean length is √d_in."""
         mode = self.cfg.get("normalize_activations") or "none"
-        if mode == "none":
+        if mode == "none" or self.row_norm() is not None:
             return 1.0
         if mode not in ("expected_average_only_in", True):  # early versions had a switch
             raise InputError(
-                f"{self.path}: normalize_activations={mode!r} does something else to each row, which no dictionary of "
-                "Unweave does"
+                f"{self.path}: normalize_activations={shown(mode)} does to rows what no dictionary of Unweave does"
             )
         factor = self.cfg.get("norm_scaling_factor")
         if not isinstance(factor, (int, float)) or isinstance(factor, bool) or not 0 < factor < math.inf:

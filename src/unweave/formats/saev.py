@@ -10,7 +10,7 @@ from unweave.dictionaries.base import Dictionary, DictionaryConfig
 from unweave.dictionaries.jumprelu import JumpReLU
 from unweave.dictionaries.relu import ReLU
 from unweave.dictionaries.topk import TopK
-from unweave.formats.base import Format, Weights, assemble, centred_bias
+from unweave.formats.base import Format, Weights, assemble, centred_bias, in_words
 from unweave.formats.checks import only_file, shown, whole_number
 from unweave.formats.torch_files import load_torch, save_torch, state_of
 
@@ -69,7 +69,7 @@ class Saev(Format):
 
     def write(self, dictionary: Dictionary, folder: Path) -> None:
         """One file of schema 5."""
-        exchange = dictionary.saelens()
+        exchange = in_words(dictionary, "saev")
         kind = dictionary.config.kind
         architecture = "signed" if exchange is None else exchange.architecture
         if exchange is None or architecture not in {"standard", "jumprelu"}:

@@ -8,7 +8,7 @@ from unweave.core.registry import register
 from unweave.dictionaries.base import Dictionary
 from unweave.dictionaries.exchange import CFG
 from unweave.dictionaries.topk import TopK
-from unweave.formats.base import Format, Weights, assemble, json_object, peek_json
+from unweave.formats.base import Format, Weights, assemble, in_words, json_object, peek_json
 from unweave.formats.checks import shown, switch, whole_number
 from unweave.store.artifact import write_json
 from unweave.store.files import save_tensors
@@ -57,7 +57,7 @@ class Sparsify(Format):
 
     def write(self, dictionary: Dictionary, folder: Path) -> None:
         """The folder that `SparseCoder.load_from_disk` reads."""
-        exchange = dictionary.saelens()
+        exchange = in_words(dictionary, "sparsify")
         if exchange is None or exchange.architecture != "topk":
             raise InputError(
                 f"sparsify keeps the k largest latents of each row; the dictionary {dictionary.config.kind!r} computes "

@@ -101,6 +101,26 @@ class VisionNet(Adopted):
         return self.inner(pixels)
 
 
+class WholeNet(VisionNet):
+    """A masked autoencoder's encoder that is given every patch, in the order in which they lie in the image."""
+
+    def answer(self, pixels: Float[Tensor, "b c h w"]) -> Any:
+        """What it makes of all patches; it keeps those of the least noise first."""
+        config: Any = self.inner.config
+        (tall, wide), (down, across) = _pair(config.image_size), _pair(config.patch_size)
+        patches = (tall // down) * (wide // across)
+        return self.inner(pixels, noise=torch.arange(patches, device=pixels.device).expand(len(pixels), -1))
+
+
+class PromptedNet(VisionNet):
+    """A network that segments what prompts point at (SAM); its answer is the mean of its image encoder over places."""
+
+    def answer(self, pixels: Float[Tensor, "b c h w"]) -> Any:
+        """An embedding [b, d] of the image."""
+        hidden: Tensor = self.inner.vision_encoder(pixels)[0]  # type: ignore[operator]
+        return hidden.mean((1, 2) if hidden.shape[1] == hidden.shape[2] else (2, 3))  # channels come last in SAM 2
+
+
 class ComparedNet(VisionNet):
     """A network of images and texts; the answers are how well an image goes with each of a few texts.
 
@@ -238,6 +258,10 @@ def one_answer(output: Any, mask: Int64[Tensor, "b t"] | None = None) -> Float[T
         return hidden.mean((2, 3)).float()
     share = torch.ones(hidden.shape[:2], device=hidden.device) if mask is None else mask.float()
     return (hidden.float() * share.unsqueeze(2)).sum(1) / share.sum(1, keepdim=True)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (size[0], size[1]) if isinstance(size, (list, tuple)) else (size, size)
 
 
 def _hash_vocabulary(tokenizer: Any) -> str:

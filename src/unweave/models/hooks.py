@@ -1,16 +1,18 @@
 """Hook points: reading what modules of a network give or take, in one forward pass that stops when all is read."""
 
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from unweave.core.errors import InputError, did_you_mean
 
 Side = Literal["output", "input"]
+_HIDDEN = "last_hidden_state"
 
 
 class _AllReadError(BaseException):
@@ -24,8 +26,10 @@ def resolve(model: nn.Module, at: str | Sequence[str]) -> list[str]:
     reached by no glob.
 
     Raises:
-        InputError: a name or glob stands for nothing; the message gives the closest names.
+        InputError: a name or glob stands for nothing (the message gives the closest names), it lies inside a scripted
+            module, which runs outside of Python, or the model has parameters without values.
     """
+    _check_values(model)
     names = [name for name, _ in model.named_modules() if name]
     callable_names = [name for name, part in model.named_modules() if name and _has_forward(part)]
     chosen: set[str] = set()
@@ -39,10 +43,32 @@ def resolve(model: nn.Module, at: str | Sequence[str]) -> list[str]:
         chosen.update(matches)
     if not chosen:
         raise InputError("at names no hook point; give a module's dotted name or a glob")
+    _check_reached(model, chosen)
     return [name for name, _ in model.named_modules() if name in chosen]
 
 
+def _check_values(model: nn.Module) -> None:
+    """Refuse parameters and buffers that are shapes alone: nothing can be computed of them."""
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(value):
+            raise InputError(f"{name!r} has no shape before the first pass (a lazy module): call the model once first")
+        if value.is_meta:
+            raise InputError(f"{name!r} is on the meta device, so it has no values: load the model's weights first")
+
+
+def _check_reached(model: nn.Module, chosen: Collection[str]) -> None:
+    scripted = [name for name, part in model.named_modules() if isinstance(part, torch.jit.ScriptModule)]
+    for name in chosen:
+        if any(name.startswith(f"{outer}.") or (outer == "" != name) for outer in scripted):
+            raise InputError(
+                f"{name!r} lies inside a scripted module (torch.jit), which runs outside of Python, so it cannot be "
+                "read; use the module that it was made of"
+            )
+
+
 def _has_forward(module: nn.Module) -> bool:
+    if isinstance(module, torch.jit.ScriptModule):
+        return True
     return type(module).forward is not nn.Module.forward
 
 
@@ -125,18 +151,34 @@ class HookPoints:
 
 
 def only_tensor(value: Any, name: str) -> Tensor:
-    """The tensor of a module's value: itself, the first of a tuple, or `last_hidden_state` of a model output.
+    """The tensor of a module's value: itself, `last_hidden_state` of a model output, the first of a tuple, or the only
+    one of a mapping; members that are such values themselves are looked into.
 
     Raises:
         InputError: there is none.
     """
-    if isinstance(value, Tensor):
-        return value
-    if isinstance(getattr(value, "last_hidden_state", None), Tensor):
-        return value.last_hidden_state  # type: ignore[no-any-return]
-    if isinstance(value, (tuple, list)) and value and isinstance(value[0], Tensor):
-        return value[0]
-    raise InputError(f"the module {name!r} gives a {type(value).__name__}, not a tensor; hook a module inside it")
+    inner = value
+    while not isinstance(inner, Tensor):
+        key = member_of(inner)
+        if key is None:
+            what = f"a {type(value).__name__}"
+            if isinstance(inner, Mapping) and inner:
+                what += f" of {', '.join(map(str, inner))}"
+            raise InputError(f"the module {name!r} gives {what}, not a tensor; hook a module inside it")
+        inner = getattr(inner, key) if key == _HIDDEN else inner[key]
+    return inner
+
+
+def member_of(value: Any) -> Any:
+    """Name, index or key of the member that `only_tensor` looks into; None where there is none."""
+    if isinstance(getattr(value, _HIDDEN, None), Tensor):
+        return _HIDDEN
+    if isinstance(value, (tuple, list)):
+        return 0 if value else None
+    if isinstance(value, Mapping):
+        tensors = [key for key, member in value.items() if isinstance(member, Tensor)]
+        return tensors[0] if len(tensors) == 1 else None
+    return None
 
 
 @contextmanager

@@ -8,10 +8,13 @@ from torch import Tensor, nn
 
 from unweave.core.errors import InputError
 from unweave.models.rows import RowMeaning
+from unweave.models.token_order import order_of
 from unweave.store.layout import WHOLE_IMAGE, ImageView, Layout, find_grid, is_grid
 
 Prefix = Literal["keep", "drop"]
 _FEATURES_FIRST = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d)
+_STRIDED = (nn.Conv2d, nn.ConvTranspose2d, nn.MaxPool2d, nn.AvgPool2d)
+_ADAPTIVE = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _FEATURES_LAST = (nn.Linear, nn.LayerNorm)
 
 
@@ -84,6 +87,8 @@ def _grid(
     area = WHOLE_IMAGE if view is None else view.area
     if tensor.ndim == 4:
         height, width = tensor.shape[1:3] if channels_last else tensor.shape[2:]
+        if view is not None and not _lies_over(model, height, width, view):
+            return Layout(kind="tokens", channels_last=channels_last)
         return Layout(kind="grid", height=height, width=width, channels_last=channels_last, area=area)
     tokens = tensor.shape[1]
     grid = None if view is None else find_grid(tokens, view.size, patch_of(model))
@@ -96,7 +101,24 @@ def _grid(
             f"height={grid[0]}, width={grid[1]}, prefix={grid[2]})"
         )
     height, width, before = grid
-    return Layout(kind="grid", height=height, width=width, prefix=before, area=area)
+    order = order_of(model, name, height, width)
+    return Layout(kind="grid", height=height, width=width, prefix=before, area=area, order=order)
+
+
+def _lies_over(model: nn.Module, height: int, width: int, view: ImageView) -> bool:
+    """Whether a feature map of this size can lie over the image; windows and heads of an attention do not.
+
+    It has the image's aspect, unless the network goes down the image in other steps than across.
+    """
+    if is_grid(height, width, view.size):
+        return True
+    fits = height <= view.size[0] and width <= view.size[1]
+    return fits and any(_steps_unevenly(module) for module in model.modules())
+
+
+def _steps_unevenly(module: nn.Module) -> bool:
+    stride = getattr(module, "output_size" if isinstance(module, _ADAPTIVE) else "stride", None)
+    return isinstance(module, (*_STRIDED, *_ADAPTIVE)) and isinstance(stride, tuple) and len(set(stride)) > 1
 
 
 def _dropped(found: Layout, name: str) -> Layout:
@@ -161,6 +183,9 @@ def _channels_last(model: nn.Module, name: str, tensor: Tensor, view: ImageView 
         if first != last:
             return last
     module = dict(model.named_modules()).get(name)
-    if isinstance(module, _FEATURES_FIRST):
+    said = getattr(module, "data_format", None)  # as the normalisations of ConvNeXt say it
+    if said in ("channels_first", "channels_last"):
+        return bool(said == "channels_last")
+    if isinstance(module, _FEATURES_FIRST) or type(module).__name__.endswith("2d"):  # LayerNorm2d of timm is a LayerNorm
         return False
     return isinstance(module, _FEATURES_LAST)

@@ -5,12 +5,13 @@ from a processor's settings, and the result is held against the processor itself
 is an error and not another network than the one that was meant.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor, nn
 
 from unweave.core.errors import InputError
@@ -38,8 +39,9 @@ class Steps:
         cover: (height, width) that the image just covers, its aspect kept.
         resample: filter of the resize.
         flip: whether the order of the channels is turned round (RGB to BGR).
-        crop: (height, width) that is cut from the centre, black where the image is smaller.
-        rounds: half a pixel of the crop's place is rounded to even, as torchvision does, and not down.
+        crop: (height, width) that is cut from the centre; where the image is smaller, a border is added.
+        fill: the border's colour, pixels in [0, 1], one number a channel (or one for all).
+        rounds: sizes and the crop's place are rounded as torchvision and timm do: half a pixel to even, and not down.
         gain: pixels in [0, 1] are multiplied by it, one number a channel (or one for all).
         shift: and this is added.
         pad: (height, width) that is filled up with 0 at the right and at the bottom.
@@ -51,6 +53,7 @@ class Steps:
     cover: tuple[int, int] | None = None
     resample: Filter = "bilinear"
     crop: tuple[int, int] | None = None
+    fill: tuple[float, ...] = (0.0,)
     rounds: bool = False
     flip: bool = False
     gain: tuple[float, ...] = (1.0,)
@@ -68,7 +71,8 @@ class Steps:
         """Height and width after the resize."""
         if self.within is not None:
             scale = min(self.within[0] / height, self.within[1] / width)
-            return max(1, int(height * scale)), max(1, int(width * scale))
+            whole = round if self.rounds else int
+            return max(1, whole(height * scale)), max(1, whole(width * scale))
         if self.cover is not None:
             scale = max(self.cover[0] / height, self.cover[1] / width)
             return max(self.cover[0], round(height * scale)), max(self.cover[1], round(width * scale))
@@ -112,7 +116,9 @@ class Steps:
 
     def corner(self, room: int) -> int:
         """First row or column of a crop that leaves so many of them out; below 0 where it adds a border."""
-        return round(room / 2) if self.rounds and room > 0 else room // 2
+        if not self.rounds:
+            return room // 2
+        return round(room / 2) if room > 0 else -(-room // 2)
 
 
 class Preprocess(nn.Module):
@@ -152,12 +158,15 @@ class Preprocess(nn.Module):
         return images
 
     def _cropped(self, images: Tensor, height: int, width: int) -> Tensor:
-        """The centre of images, filled up with 0 on all sides where they are smaller."""
+        """The centre of images, filled up on all sides where they are smaller."""
         h, w = images.shape[2:]
         down, across = max(0, height - h), max(0, width - w)
         if down or across:
-            # The odd row or column that is left over goes to the top and to the left, as in transformers.
-            images = nn.functional.pad(images, (-(-across // 2), across // 2, -(-down // 2), down // 2))
+            # Transformers puts the odd row or column that is left over at the top and left, torchvision at the other end.
+            top, left = -self.steps.corner(-down), -self.steps.corner(-across)
+            border = (left, across - left, top, down - top)
+            fill = images.new_tensor(self.steps.fill).view(-1, 1, 1)
+            images = nn.functional.pad(images - fill, border) + fill
         top, left = self.steps.corner(max(0, h - height)), self.steps.corner(max(0, w - width))
         return images[:, :, top : top + height, left : left + width]
 
@@ -236,6 +245,8 @@ def _resize(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
         if name == "LevitImageProcessor":
             short = int(_LEVIT * short)
         return {"size": (short,), "longest": known.get("longest_edge")}
+    if set(known) == {"longest_edge"}:  # SAM
+        return {"within": (known["longest_edge"], known["longest_edge"]), "rounds": True}
     if "max_height" in known:
         return {"within": (known["max_height"], known["max_width"])}
     return {"size": (known["height"], known["width"])}
@@ -288,24 +299,58 @@ def check_against(module: Preprocess, processor: Any) -> None:
         InputError: the processor fails, or gives something else; the message says by how much.
     """
     name = type(processor).__name__
-    generator = torch_generator(0, "preprocessing probe")
-    for height, width in ((96, 67), (150, 233)):
-        # Neither black nor white: where a filter overshoots them, Pillow cuts in an order that depends on its version.
-        shape = (1, module.channels or 3, height, width)
-        bytes_ = torch.randint(64, 192, shape, generator=generator, dtype=torch.uint8)
+    for bytes_ in _probes(module):
         try:
             wanted = processor(images=[bytes_[0].numpy()], input_data_format="channels_first", return_tensors="pt")[
                 "pixel_values"
             ]
         except Exception as error:  # a processor that wants something else may fail in any way
             raise InputError(f"{name} does not take one image alone ({type(error).__name__}: {error})") from error
-        expected = [1, bytes_.shape[1], *module.steps.given(height, width)]
-        if not isinstance(wanted, Tensor) or list(wanted.shape) != expected:
-            found = list(wanted.shape) if isinstance(wanted, Tensor) else type(wanted).__name__
-            raise InputError(f"{name} makes {found} of an image of {height} x {width}, not {expected}: {_OWN}")
-        levels = float(((wanted - module(bytes_.float() / 255)).abs() * 255 / module.gain.abs()).max())
-        if not levels <= TOLERANCE:
-            raise InputError(f"{name} gives pixels that differ by {levels:.1f} grey levels from its settings: {_OWN}")
+        _compare(module, bytes_, wanted, name)
+
+
+def check_transforms(module: Preprocess, transforms: Callable[[Any], Any], name: str) -> None:
+    """Show a network's transforms and the module the same images of several shapes, and compare what they give.
+
+    Args:
+        module: what was made of their settings.
+        transforms: from a Pillow image to [c, h, w].
+        name: whose they are, for the message.
+
+    Raises:
+        InputError: they fail, or give something else; the message says by how much.
+    """
+    if module.channels not in (1, 3):  # Pillow has no images of other channels
+        return
+    for bytes_ in _probes(module):
+        picture = Image.fromarray(bytes_[0].permute(1, 2, 0).squeeze(2).numpy())
+        try:
+            wanted = transforms(picture)
+        except Exception as error:  # those of videos or of pairs may fail in any way
+            raise InputError(f"{name} does not take one image alone ({type(error).__name__}: {error})") from error
+        _compare(module, bytes_, wanted.unsqueeze(0) if isinstance(wanted, Tensor) else wanted, name)
+
+
+def _probes(module: Preprocess) -> Iterator[UInt8[Tensor, "1 c h w"]]:
+    """A wide and a tall image of noise.
+
+    Neither black nor white: where a filter overshoots them, Pillow cuts in an order that depends on its version.
+    """
+    generator = torch_generator(0, "preprocessing probe")
+    for height, width in ((96, 67), (150, 233)):
+        shape = (1, module.channels or 3, height, width)
+        yield torch.randint(64, 192, shape, generator=generator, dtype=torch.uint8)
+
+
+def _compare(module: Preprocess, bytes_: UInt8[Tensor, "1 c h w"], wanted: object, name: str) -> None:
+    height, width = bytes_.shape[2:]
+    expected = [1, bytes_.shape[1], *module.steps.given(height, width)]
+    if not isinstance(wanted, Tensor) or list(wanted.shape) != expected:
+        found = list(wanted.shape) if isinstance(wanted, Tensor) else type(wanted).__name__
+        raise InputError(f"{name} makes {found} of an image of {height} x {width}, not {expected}: {_OWN}")
+    levels = float(((wanted - module(bytes_.float() / 255)).abs() * 255 / module.gain.abs()).max())
+    if not levels <= TOLERANCE:
+        raise InputError(f"{name} gives pixels that differ by {levels:.1f} grey levels from its settings: {_OWN}")
 
 
 _OWN = "it has steps of its own; wrap it by --model custom with a preprocessing of yours, or --model.preprocessing none"

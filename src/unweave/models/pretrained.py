@@ -17,7 +17,7 @@ from unweave.core.framing import Framing
 from unweave.core.optional import needs
 from unweave.core.reachable import answers, switched_off
 from unweave.core.registry import register
-from unweave.models.adopted import ComparedNet, TextNet, VisionNet
+from unweave.models.adopted import ComparedNet, PromptedNet, TextNet, VisionNet, WholeNet
 from unweave.models.base import ModelConfig
 from unweave.models.preprocess import Preprocess, Steps, check_against, settings_of, steps_of
 
@@ -81,7 +81,7 @@ class Pretrained(ModelConfig):
         library = needs("transformers", extra="transformers", what=_WHAT)
         with _quiet(library), self._explained():
             place = self._place(library)
-            config = library.AutoConfig.from_pretrained(place, revision=self.revision)
+            config = self._config(library, place)
             inner = self._network(library, config, place, generator).to(getattr(torch, self.dtype)).eval()
             takes = _takes(inner)
             if not takes:
@@ -96,6 +96,7 @@ class Pretrained(ModelConfig):
         library = needs("transformers", extra="transformers", what=_WHAT)
         with _quiet(library), self._explained():
             place = self._place(library)
+            self._config(library, place)
             if self.preprocessing == "none" or not self._has_processor(place):
                 return None
             return self._steps(library, place)[0].framing()
@@ -136,10 +137,19 @@ class Pretrained(ModelConfig):
             raise
         except Exception as error:  # foreign files, and the code that reads them, may fail in any way
             said = " ".join(str(error).split())
+            if (cause := _root(error)) is not error and str(cause) not in said:  # transformers hides what a module lacks
+                said = f"{said} ({' '.join(f'{type(cause).__name__}: {cause}'.split())[:200]})"
             if "trust_remote_code" in said:
                 said = "it needs code of its own repository, which is not run; build it by --model custom instead"
             what = f"the network {self.name} cannot be loaded ({type(error).__name__})"
-            raise InputError(f"{what}: {said[:500]}") from error
+            raise InputError(f"{what}: {said[:700]}") from error
+
+    def _config(self, library: Any, place: str) -> Any:
+        config = library.AutoConfig.from_pretrained(place, revision=self.revision)
+        if config.model_type == "timm_wrapper":
+            name = f"local-dir:{place}" if Path(place).is_dir() else f"hf-hub:{place}"
+            raise InputError(f"{self.name} is a network of timm: --model timm --model.name {name}")
+        return config
 
     def _network(self, library: Any, config: Any, place: str, generator: torch.Generator) -> nn.Module:
         auto = getattr(library, self._auto_class(library, config))
@@ -184,7 +194,7 @@ class Pretrained(ModelConfig):
         channels = int(getattr(inside, "num_channels", 3) or 3)
         preprocess = self._preprocess(library, place, channels)
         if "text" not in takes:
-            return VisionNet(inner, preprocess, [] if self.head == "none" else _class_names(config))
+            return _vision_net(inner)(inner, preprocess, [] if self.head == "none" else _class_names(config))
         if not hasattr(inner, "get_image_features"):
             raise InputError(f"{type(inner).__name__} mixes images and texts in one pass; use --model custom")
         if not self.texts:
@@ -204,7 +214,9 @@ class Pretrained(ModelConfig):
             )
         steps, processor = self._steps(library, place)
         module = Preprocess(steps, channels)
-        if processor is not None:
+        if isinstance(processor, str):
+            _LOG.warning("transformers has no %s here: its settings are taken without a check against it", processor)
+        else:
             check_against(module, processor)
         return module
 
@@ -212,18 +224,26 @@ class Pretrained(ModelConfig):
         return not Path(place).is_dir() or any((Path(place) / name).is_file() for name in _PROCESSOR_FILES)
 
     def _steps(self, library: Any, place: str) -> tuple[Steps, Any]:
+        """The steps of its image processor, and the processor; only its name where transformers has none of that name.
+
+        Some processors exist for torchvision only; their settings can be read without it.
+        """
         try:
             processor = library.AutoImageProcessor.from_pretrained(place, revision=self.revision, **_pillow(library))
         except (ImportError, ValueError) as error:
-            # Some processors exist for torchvision only; their settings can be read without it.
             settings, _ = library.image_processing_utils.ImageProcessingMixin.get_image_processor_dict(
                 place, revision=self.revision
             )
             name = str(settings.get("image_processor_type", ""))
             if not name:
                 raise
-            _LOG.warning("%s is not at hand (%s): its settings are taken without a check", name, type(error).__name__)
-            return steps_of(settings, name), None
+            try:
+                return steps_of(settings, name), name
+            except InputError as unread:
+                raise InputError(
+                    f"transformers has no {name} here ({type(error).__name__}), and {unread}; --model.preprocessing "
+                    "none gives the network images in [0, 1] as they are, --model custom takes code of yours"
+                ) from error
         return steps_of(settings_of(processor), type(processor).__name__), processor
 
     def _text(self, library: Any, inner: nn.Module, config: Any, place: str) -> TextNet:
@@ -264,9 +284,26 @@ class _TextSide(nn.Module):
         return self.__dict__["_whole"].get_text_features(**read)
 
 
+def _root(error: BaseException) -> BaseException:
+    """What an error was first caused by."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def _takes(inner: nn.Module) -> set[str]:
     known = inspect.signature(inner.forward).parameters
     return {what for what, name in (("image", "pixel_values"), ("text", "input_ids")) if name in known}
+
+
+def _vision_net(inner: nn.Module) -> type[VisionNet]:
+    config: Any = inner.config
+    if hasattr(inner, "vision_encoder") and hasattr(inner, "mask_decoder"):
+        return PromptedNet
+    if hasattr(config, "mask_ratio") and "noise" in inspect.signature(inner.forward).parameters:
+        config.mask_ratio = 0.0
+        return WholeNet
+    return VisionNet
 
 
 def _class_names(config: Any) -> list[str] | None:

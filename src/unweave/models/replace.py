@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from unweave.core.errors import InputError
-from unweave.models.hooks import Side, only_tensor, resolve
+from unweave.models.hooks import Side, member_of, only_tensor, resolve
 
 Change = Callable[[Tensor], Tensor]
 
@@ -120,15 +120,20 @@ def _with_tensor(value: Any, change: Change, name: str) -> Any:
     """The value with its tensor changed; the value itself where the function gives the same tensor back."""
     tensor = only_tensor(value, name)
     new = change(tensor)
-    if new is tensor:
-        return value
+    return value if new is tensor else _rebuilt(value, new)
+
+
+def _rebuilt(value: Any, new: Tensor) -> Any:
+    """The value with another tensor where `only_tensor` finds its own."""
     if isinstance(value, Tensor):
         return new
-    if not isinstance(value, (tuple, list)):
-        made = copy.copy(value)
-        made.last_hidden_state = new
-        return made
-    members = [new, *value[1:]]
-    if hasattr(value, "_make"):  # a named tuple
-        return value._make(members)
-    return type(value)(members)
+    key = member_of(value)
+    if isinstance(value, (tuple, list)):
+        members = [_rebuilt(value[0], new), *value[1:]]
+        return value._make(members) if hasattr(value, "_make") else type(value)(members)  # a named tuple has it
+    made = copy.copy(value)
+    if isinstance(value, Mapping):  # model outputs of transformers are mappings too
+        made[key] = new  # type: ignore[index]  # copies of mappings that models give can be written to
+    else:
+        setattr(made, key, new)
+    return made

@@ -15,7 +15,7 @@ from unweave.core.optional import needs
 from unweave.core.registry import register
 from unweave.models.adopted import VisionNet
 from unweave.models.base import ModelConfig
-from unweave.models.preprocess import Preprocess, Steps
+from unweave.models.preprocess import Preprocess, Steps, check_transforms
 
 
 @register("timm")
@@ -24,7 +24,8 @@ class Timm(ModelConfig):
     """A network of timm (PyTorch Image Models) under the names of its own parts.
 
     Images are given in [0, 1] in any size; the resize, crop and normalisation of its data configuration are its first
-    layer, `preprocess`. The answers are its logits.
+    layer, `preprocess`, which is held against timm's own transforms when the network is built. The answers are its
+    logits.
 
     Source: https://github.com/huggingface/pytorch-image-models.
     """
@@ -38,25 +39,34 @@ class Timm(ModelConfig):
         """The network with its weights; shape and classes do not matter to it.
 
         Raises:
-            InputError: timm is not installed, knows no such network, or cannot have its weights.
+            InputError: timm is not installed, knows no such network, or cannot have its weights; or the network does
+                not take images.
         """
         library, data = _library()
+        inner = self._network(library, generator)
+        settings = data.resolve_model_data_config(inner)
+        module = Preprocess(steps_of_timm(settings), int(settings["input_size"][0]))
+        check_transforms(module, data.create_transform(**settings, is_training=False), f"timm's {self.name}")
+        return VisionNet(inner, module)
+
+    def _network(self, library: Any, generator: torch.Generator) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(generator.get_state())  # timm draws a start from torch's own generator
             try:
-                inner = library.create_model(self.name, pretrained=self.weights == "pretrained").eval()
+                made: nn.Module = library.create_model(self.name, pretrained=self.weights == "pretrained").eval()
             except Exception as error:  # its registry, the hub and the files may fail in any way
                 raise InputError(f"timm cannot make {self.name!r}: {type(error).__name__}: {error}") from error
-        settings = data.resolve_model_data_config(inner)
-        return VisionNet(inner, Preprocess(steps_of_timm(settings), int(settings["input_size"][0])))
+        return made
 
     def framing(self) -> Framing | None:
         """How image files are best read for it."""
         library, data = _library()
         known = library.get_pretrained_cfg(self.name)
-        return (
-            None if known is None else steps_of_timm(data.resolve_data_config(pretrained_cfg=known.to_dict())).framing()
-        )
+        if known is None:  # of hf-hub:, local-dir: and the names of earlier versions, only the network itself knows
+            settings = data.resolve_model_data_config(self.untrained()._network(library, torch.Generator()))
+        else:
+            settings = data.resolve_data_config(pretrained_cfg=known.to_dict())
+        return steps_of_timm(settings).framing()
 
     def untrained(self) -> "Timm":
         """The same network with a random start."""
@@ -85,6 +95,8 @@ def steps_of_timm(settings: Mapping[str, Any]) -> Steps:
         sizes: dict[str, Any] = {"size": larger}
     elif mode == "center":
         sizes = {"size": (larger[0],)} if larger[0] == larger[1] else {"cover": larger}
+    elif mode == "border":
+        sizes = {"within": larger, "fill": tuple(round(255 * float(level)) / 255 for level in settings["mean"])}
     else:
         raise InputError(f"timm's crop_mode {mode!r} is not supported; wrap the network by --model custom")
     mean, std = settings["mean"], settings["std"]

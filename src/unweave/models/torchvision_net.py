@@ -13,7 +13,7 @@ from unweave.core.optional import needs
 from unweave.core.registry import register
 from unweave.models.adopted import VisionNet
 from unweave.models.base import ModelConfig
-from unweave.models.preprocess import Preprocess, Steps
+from unweave.models.preprocess import Preprocess, Steps, check_transforms
 
 _RANDOM = "random"
 
@@ -24,7 +24,8 @@ class Torchvision(ModelConfig):
     """A classifier of torchvision under the names of its own parts.
 
     Images are given in [0, 1] in any size; the resize, crop and normalisation that belong to its weights are its first
-    layer, `preprocess`. The answers are its logits.
+    layer, `preprocess`, which is held against torchvision's own transforms when the network is built. The answers are
+    its logits.
 
     Source: https://docs.pytorch.org/vision/stable/models.html.
     """
@@ -38,7 +39,8 @@ class Torchvision(ModelConfig):
         """The network with its weights; shape and classes do not matter to it.
 
         Raises:
-            InputError: torchvision is not installed, knows no such network or weights, or cannot have them.
+            InputError: torchvision is not installed, knows no such network or weights, or cannot have them; or the
+                network does not take single images.
         """
         models = needs("torchvision.models", extra="timm", what="the model 'torchvision'")
         with torch.random.fork_rng(devices=[]):
@@ -46,13 +48,15 @@ class Torchvision(ModelConfig):
             try:
                 chosen = self._chosen(models)
                 preset = chosen.transforms()
+                module = Preprocess(steps_of_preset(preset), 3)
+                check_transforms(module, preset, f"torchvision's {self.name}")
                 inner = models.get_model(self.name, weights=None if self.weights == _RANDOM else chosen).eval()
             except InputError:
                 raise
             except Exception as error:  # its registry, the download and the files may fail in any way
                 raise InputError(f"torchvision cannot make {self.name!r}: {type(error).__name__}: {error}") from error
         names = None if self.weights == _RANDOM else chosen.meta.get("categories")
-        return VisionNet(inner, Preprocess(steps_of_preset(preset), 3), names)
+        return VisionNet(inner, module, names)
 
     def framing(self) -> Framing | None:
         """How image files are best read for it."""

@@ -9,12 +9,21 @@ from typing import Any, Generic, TypeVar
 from matplotlib.figure import Figure
 
 from unweave.core.config import fingerprint, to_json
+from unweave.core.distributed import ranks
 from unweave.core.errors import InputError, StoreError, did_you_mean
 from unweave.core.registry import Registry
 from unweave.core.runtime import Runtime
 from unweave.figures.files import write
 from unweave.recipes.sections import Section, Shown, table
-from unweave.store.artifact import FILES, device_summary, file_entry, library_versions, read_json, write_json
+from unweave.store.artifact import (
+    FILES,
+    check_place,
+    device_summary,
+    file_entry,
+    library_versions,
+    read_json,
+    write_json,
+)
 from unweave.store.drafts import is_draft, readable
 
 C = TypeVar("C")
@@ -179,17 +188,20 @@ def carry_out(
     device = str(run.runtime.torch_device())
     facts = {"versions": library_versions(), "hardware": {**device_summary(), "device": device}}
     lies = {} if run.data_dir is None else {"data_dir": str(run.data_dir.expanduser().absolute())}
-    before = _claim(run.folder, description)
+    here = ranks()  # of several processes, the first writes
+    before = here.from_first(_claim(run.folder, description) if here.first else {})
     started = time.monotonic()
     if before.get("status") == "complete" and all(before.get(key) == value for key, value in aim.items()):
         facts = {key: before[key] for key in (*facts, "wall_seconds")}
-    else:
+    elif here.first:
         begun = {**description, **aim, **lies, "status": "running", **facts}
         try:
             write_json(run.folder / RUN, begun, sealed=True, new=not before)
         except FileExistsError:  # another process has begun here meanwhile; where it does the same, both go on
             _claim(run.folder, description)
     work(run)
+    if not here.first:
+        return
     write_json(run.folder / METRICS, run.metrics)
     artifacts = {role: path.relative_to(run.folder).as_posix() for role, path in run.artifacts.items()}
     told = {"findings": run.findings, "sections": to_json(run.sections)}
@@ -216,6 +228,7 @@ def _claim(folder: Path, description: Mapping[str, Any]) -> Mapping[str, Any]:
     """Make the folder, and give what an earlier execution of the same run wrote about itself."""
     found: dict[str, Any] = {}
     with readable(folder):
+        check_place(folder)
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file; a run needs a folder")
         if (folder / RUN).is_file():

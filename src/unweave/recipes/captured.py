@@ -9,7 +9,7 @@ from torch import nn
 from unweave.core.config import from_json
 from unweave.core.errors import InputError
 from unweave.core.hashing import hash_module
-from unweave.datasets.base import DatasetConfig, ImageDataset, Split, images_of
+from unweave.datasets.base import Dataset, DatasetConfig, ImageDataset, Split, images_of
 from unweave.datasets.drawn import drawn
 from unweave.models.base import ModelConfig
 from unweave.models.classifier import load_model
@@ -18,7 +18,16 @@ from unweave.store.activations import Activations
 
 
 def images_of_run(run: Mapping[str, Any], split: Split, data_dir: Path | None = None) -> ImageDataset:
-    """One split of a run's images.
+    """One split of a run's images, as `data_of_run`.
+
+    Raises:
+        InputError: as there; or they are texts.
+    """
+    return images_of(data_of_run(run, split, data_dir))
+
+
+def data_of_run(run: Mapping[str, Any], split: Split, data_dir: Path | None = None) -> Dataset:
+    """One split of a run's images or texts.
 
     Args:
         run: what `run.json` says.
@@ -31,17 +40,26 @@ def images_of_run(run: Mapping[str, Any], split: Split, data_dir: Path | None = 
     config = run.get("config")
     data = config.get("data") if isinstance(config, Mapping) else None
     if data is None:
-        raise InputError("the run does not say which images were captured")
+        raise InputError("the run does not say what was captured")
     said = run.get("data_dir")
     lies = data_dir or (Path(said) if isinstance(said, str) else None)
     asked = from_json(DatasetConfig, data, where="run.json: data")
     model = config.get("model") if isinstance(config, Mapping) else None
     framing = None if model is None else from_json(ModelConfig, model, where="run.json: model").framing()
-    return asked.for_model(framing).images(split, lies)
+    return asked.for_model(framing).load(split, lies)
 
 
 def captured_images(run: Mapping[str, Any], activations: Activations, data_dir: Path | None = None) -> ImageDataset:
-    """The images that activations were captured of.
+    """The images that activations were captured of, as `captured_data`.
+
+    Raises:
+        InputError: as there; or they are texts.
+    """
+    return images_of(captured_data(run, activations, data_dir))
+
+
+def captured_data(run: Mapping[str, Any], activations: Activations, data_dir: Path | None = None) -> Dataset:
+    """The images or texts that activations were captured of.
 
     Args:
         run: what `run.json` says.
@@ -52,23 +70,23 @@ def captured_images(run: Mapping[str, Any], activations: Activations, data_dir: 
         InputError: the run does not say which they were, or those at hand are others.
     """
     if not isinstance(run.get("config"), Mapping) and (source := source_of(activations)) is not None:
-        return images_of(source.captured(activations, data_dir))  # a store of its own, not of a run
+        return source.captured(activations, data_dir)  # a store of its own, not of a run
     wanted = activations.manifest.inputs.get("examples")
     splits: tuple[Split, Split] = ("test", "train")
     for split in splits:
-        images = images_of_run(run, split, data_dir)
-        for some in (images, _drawn_by(run, images)):
+        whole = data_of_run(run, split, data_dir)
+        for some in (whole, _drawn_by(run, whole)):
             if some.id == wanted:
                 return some
-    raise InputError("the images are not those that were captured; give their folder with --data-dir")
+    raise InputError("the examples are not those that were captured; give their folder with --data-dir")
 
 
-def _drawn_by(run: Mapping[str, Any], images: ImageDataset) -> ImageDataset:
-    """Those of the images that a run drew, where it looks at a part of them (`examples` in its configuration)."""
+def _drawn_by(run: Mapping[str, Any], data: Dataset) -> Dataset:
+    """Those of the examples that a run drew, where it looks at a part of them (`examples` in its configuration)."""
     most, seed = run["config"].get("examples"), run.get("seed")
     if not isinstance(most, int) or not isinstance(seed, int):
-        return images
-    return images_of(drawn(images, most, seed))
+        return data
+    return drawn(data, most, seed)
 
 
 def captured_model(models: Iterable[Path], activations: Activations) -> tuple[Path, nn.Module]:

@@ -8,6 +8,7 @@ import torch
 
 from unweave.analyze import Analysis, Atlas, analyze
 from unweave.capture import capture
+from unweave.core.distributed import ranks
 from unweave.core.seeds import torch_generator
 from unweave.datasets.base import DatasetConfig, ImageDataset
 from unweave.dictionaries.base import Dictionary, DictionaryConfig
@@ -16,7 +17,7 @@ from unweave.dictionaries.pca import PCA
 from unweave.dictionaries.random_directions import RandomDirections
 from unweave.metrics.components import components_to_match
 from unweave.models.base import ModelConfig
-from unweave.models.classifier import train_classifier
+from unweave.models.classifier import TrainedModel, train_classifier
 from unweave.models.fitting import Fit
 from unweave.models.hooks import resolve
 from unweave.recipes.base import Run
@@ -70,9 +71,14 @@ def capture_layer(config: ClassifierStudy, run: Run) -> Layer:
     test_images = config.data.images("test", run.data_dir)
     untrained = config.model.build(train_images.shape, len(train_images.class_names), torch_generator(run.seed))
     resolve(untrained, config.at)  # a wrong name costs seconds here, and a whole training later
-    model = train_classifier(
-        config.model, config.fit, train_images, test_images, seed=run.seed, out=run.place("model"), runtime=run.runtime
-    )
+    place = run.place("model")
+
+    def trained() -> TrainedModel:
+        return train_classifier(
+            config.model, config.fit, train_images, test_images, seed=run.seed, out=place, runtime=run.runtime
+        )
+
+    model = ranks().in_turn(trained)
     run.record({"model/test_accuracy": model.test_accuracy})
     train_rows = capture(model.module, train_images, at=config.at, out=run.place("activations@train"), batch_size=2048)
     test_rows = capture(model.module, test_images, at=config.at, out=run.place("activations@test"), batch_size=2048)

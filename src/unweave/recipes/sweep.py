@@ -1,5 +1,6 @@
 """Many dictionaries of the same rows, and what each bought: explained variance against active latents a row."""
 
+import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unweave.core.distributed import ranks
 from unweave.core.errors import InputError
 from unweave.core.progress import progress, silenced
 from unweave.core.runtime import Runtime
@@ -20,8 +22,9 @@ from unweave.recipes.classifier import controls
 from unweave.recipes.grid import Variant, variants
 from unweave.recipes.sweep_result import DEAD, EXPLAINED, L0, LIVE, WIDTH, Control, Point, Published, Sweep
 from unweave.store.rows import RowSource, TensorRows
-from unweave.train import Job, Training, train, train_several
+from unweave.train import Job, Training, train_several
 from unweave.train.batches import Streamed
+from unweave.train.stage import train_alone
 
 _CHUNK_BYTES = 64 << 20
 _ROWS = 32_768
@@ -49,6 +52,7 @@ def sweep(
 
     Every dictionary comes out with the bits that `train` alone gives it. What sees the rows in the same order (the same
     seed, or any seed of a stream) shares one pass over them, and as many train at a time as there are CPU threads.
+    Several processes deal the dictionaries out among them, and the controls; all get the same sweep, and rank 0 writes.
 
     Args:
         rows: captured `Activations`, a stream (`StreamedRows`), or a tensor [n, d_in].
@@ -94,7 +98,9 @@ def sweep(
         runtime=runtime,
     )
     if out is not None:
-        found.save(Path(out))
+        if ranks().first:
+            found.save(Path(out))
+        ranks().barrier()
     return found
 
 
@@ -122,13 +128,13 @@ def sweep_grid(
     trained = train_grid(rows, grid, seeds, place, overwrite=overwrite, runtime=runtime)
     kept = {name: one for name, one in trained.items() if isinstance(one, Dictionary)}
     if isinstance(judged, Streamed):
-        levels = levels_of(points_of(grid, seeds, trained, measure_all(kept, start_of(rows), runtime)))
+        levels = levels_of(points_of(grid, seeds, trained, measure_all(own(kept), start_of(rows), runtime)))
         fitted = fit_controls(levels, rows, place, seed=seed, runtime=runtime)
-        numbers = measure_all({**kept, **fitted}, judged, runtime)
+        numbers = measure_all({**own(kept), **fitted}, judged, runtime)
         points = points_of(grid, seeds, trained, numbers)
-        beside = [Control(condition=name, k=k, metrics=numbers[name, k]) for name, k in sorted(fitted)]
+        beside = _controls_in(numbers)
     else:
-        points = points_of(grid, seeds, trained, measure_all(kept, judged, runtime))
+        points = points_of(grid, seeds, trained, measure_all(own(kept), judged, runtime))
         beside = measure_controls(points, rows, judged, place, seed=seed, runtime=runtime)
     return Sweep(points, beside, judged_on, kept, published)
 
@@ -212,8 +218,9 @@ class _Tally:
     def add(self, rows: Tensor) -> None:
         """Take in a block."""
         for block in rows.split(self._rows):
-            codes = self._dictionary.encode(block.to(self._dictionary.device))
-            self._sums.add(block, self._dictionary.decode(codes))
+            own = block.to(self._dictionary.device)
+            codes = self._dictionary.encode(own)
+            self._sums.add(block, self._dictionary.reconstruct(codes, own))
             self._fired += (codes != 0).sum(0).cpu()
 
     def metrics(self) -> dict[str, float]:
@@ -229,23 +236,36 @@ class _Tally:
         }
 
 
+def own(things: Mapping[K, T]) -> dict[K, T]:
+    """Those that fall to this process, of things that every rank has; all of them where there is one process."""
+    here = ranks()
+    return dict(itertools.islice(things.items(), here.rank, None, here.size))
+
+
+def of_all(found: Mapping[K, T]) -> dict[K, T]:
+    """What all ranks found, each of its own."""
+    return {name: one for part in ranks().gather(dict(found)) for name, one in part.items()}
+
+
 def measure_all(
     dictionaries: Mapping[K, Dictionary], rows: RowSource, runtime: Runtime | None = None
 ) -> dict[K, dict[str, float]]:
     """What dictionaries make of rows, from one pass over them: explained variance, L0, live and dead latents.
 
+    Of several processes each measures its own, and all get what all measured.
+
     Args:
-        dictionaries: by any names.
+        dictionaries: by any names; other ones on each rank.
         rows: to judge on.
         runtime: device and the like.
     """
     tallies = {name: _Tally(one) for name, one in dictionaries.items()}
-    if tallies:
+    if tallies or isinstance(rows, Streamed):  # a stream runs on all ranks or none
         with pool_of(runtime) as pool, progress("Measuring", total=None, unit="rows") as bar:
             for block in rows.blocks(max(1, min(_ROWS, _CHUNK_BYTES // (4 * rows.d_in)))):
                 list(pool.map(lambda tally, rows=block: tally.add(rows), tallies.values()))
                 bar.advance(len(block))
-    return {name: tally.metrics() for name, tally in tallies.items()}
+    return of_all({name: tally.metrics() for name, tally in tallies.items()})
 
 
 def start_of(rows: RowSource) -> RowSource:
@@ -273,8 +293,13 @@ def measure_controls(
         runtime: device and the like.
     """
     fitted = fit_controls(levels_of(points), rows, place, seed=seed, runtime=runtime)
-    numbers = measure_all(fitted, judged, runtime)
-    return [Control(condition=name, k=k, metrics=numbers[name, k]) for name, k in sorted(fitted)]
+    return _controls_in(measure_all(fitted, judged, runtime))
+
+
+def _controls_in(numbers: Mapping[Any, dict[str, float]]) -> list[Control]:
+    """Controls among what was measured: their names are pairs of condition and k."""
+    pairs = sorted(name for name in numbers if isinstance(name, tuple))
+    return [Control(condition=name, k=k, metrics=numbers[name, k]) for name, k in pairs]
 
 
 def levels_of(points: Sequence[Point]) -> dict[int, int]:
@@ -295,11 +320,16 @@ def fit_controls(
     seed: int = 0,
     runtime: Runtime | None = None,
 ) -> dict[tuple[str, int], Dictionary]:
-    """Every control at every level, by condition and k; of a stream they are fitted to its sample."""
-    wanted = [(name, k, one) for k, width in levels.items() for name, one in controls(width, k).items()]
+    """Every control at every level, by condition and k; of a stream they are fitted to its sample.
+
+    Of several processes each fits some, and has those.
+    """
+    every = {(name, k): one for k, width in levels.items() for name, one in controls(width, k).items()}
+    wanted = [(name, k, one) for (name, k), one in own(every).items()]
 
     def fit(condition: str, k: int, config: DictionaryConfig) -> Dictionary:
-        return train(rows, config, seed=seed, out=place(f"{condition},k={k}"), runtime=runtime)
+        job = Job(dictionary=config, training=Training(), seed=seed, out=place(f"{condition},k={k}"))
+        return train_alone(rows, job, runtime=runtime)
 
     made = side_by_side("Fitting controls", "controls", fit, wanted, runtime)
     return {(name, k): one for (name, k, _), one in zip(wanted, made, strict=True)}

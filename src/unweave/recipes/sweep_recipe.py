@@ -6,13 +6,14 @@ from typing import Any
 
 from unweave.analyze import analyze
 from unweave.core.config import to_json
+from unweave.core.distributed import ranks
 from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
 from unweave.dictionaries.base import Dictionary
 from unweave.recipes.base import RECIPES, Run, carry_out, default_folder
 from unweave.recipes.classifier import ClassifierStudy, capture_layer
 from unweave.recipes.grid import Variant
-from unweave.recipes.sweep import measure_controls, named, points_of, side_by_side, train_grid
+from unweave.recipes.sweep import measure_controls, named, of_all, own, points_of, side_by_side, train_grid
 from unweave.recipes.sweep_result import DEAD, EXPLAINED, L0, WIDTH, Published, Setting, Sweep
 from unweave.store.rows import RowSource
 
@@ -34,6 +35,7 @@ def sweep_recipe(
     """Sweep a recipe's dictionary into a folder: one model, one capture, and every variant under every seed.
 
     The folder belongs to the recipe's settings and seed; the grid may grow in it, and what is there is not made again.
+    Of several processes the first trains the model, all capture, and dictionaries, atlases and controls are dealt out.
 
     Args:
         name: the recipe.
@@ -101,8 +103,9 @@ def _sweep_layer(
         )
         return atlas.metrics
 
-    numbers = side_by_side("Analysing", "dictionaries", analysed, [(name,) for name in dictionaries], run.runtime)
-    measured = dict(zip(dictionaries, numbers, strict=True))
+    mine = list(own(dictionaries))
+    numbers = side_by_side("Analysing", "dictionaries", analysed, [(name,) for name in mine], run.runtime)
+    measured = of_all(dict(zip(mine, numbers, strict=True)))
     for name, metrics in measured.items():
         run.record(metrics, condition=name)
     points = points_of(grid, seeds, trained, measured)
@@ -111,7 +114,8 @@ def _sweep_layer(
         run.place(f"sae@{control.condition},k={control.k}")
         run.record(control.metrics, condition=f"{control.condition},k={control.k}")
     found = Sweep(points, beside, "held-out rows", dictionaries, reported)
-    found.save(run.folder)
+    if ranks().first:
+        found.save(run.folder)
     run.findings += findings(found)
     return found
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unweave.core.distributed import ranks
 from unweave.core.runtime import Runtime
 from unweave.dictionaries.base import Dictionary
 from unweave.recipes.base import Run, carry_out, default_folder
@@ -59,7 +60,8 @@ def sweep_stream(
         for control in swept.controls:
             run.place(f"sae@{control.condition},k={control.k}")
             run.record(control.metrics, condition=f"{control.condition},k={control.k}")
-        swept.save(run.folder)
+        if ranks().first:
+            swept.save(run.folder)
         run.findings += findings(swept)
         found.append(swept)
 

@@ -238,7 +238,7 @@ class _Sums:
     ) -> None:
         """The changes of one batch: a copy of an example for each latent that is active in any of its rows."""
         row, latent = codes.nonzero(as_tuple=True)
-        value = codes[row, latent]
+        value = codes[row, latent] * batch.scales[row]
         copy, of_copy = torch.unique(batch.example.to(row.device)[row] * self.latents + latent, return_inverse=True)
         in_order = of_copy.argsort(stable=True)
         row, value, of_copy = row[in_order], value[in_order], of_copy[in_order]

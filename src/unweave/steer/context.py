@@ -82,8 +82,9 @@ class Steering:
         """What the edits add to rows (without `keep_error` the new rows), and which of them they change."""
         codes = self._dictionary.encode(rows)
         edited = apply_edits(codes, self.edits)
-        new = self._dictionary.decode(edited)
-        return new - self._dictionary.decode(codes) if self._keep_error else new, (edited != codes).any(-1)
+        new = self._dictionary.reconstruct(edited, rows)
+        made = new - self._dictionary.reconstruct(codes, rows) if self._keep_error else new
+        return made, (edited != codes).any(-1)
 
     def __repr__(self) -> str:
         edits = ", ".join(f"{edit.latent}: {edit}" for edit in self.edits)
@@ -107,7 +108,8 @@ def steer(
 
     With f the codes of a row x and f' the edited ones, the model goes on with x' = x + decode(f') − decode(f): what the
     dictionary misses of x stays in it, and rows whose codes no edit changes keep every bit. Without `keep_error` it
-    goes on with x' = decode(f'); no edits at all then splice the reconstruction in.
+    goes on with x' = decode(f'); no edits at all then splice the reconstruction in. A dictionary that normalises rows
+    one by one decodes both in the scale of the row itself.
 
     Any module can be steered: rows, tokens, feature maps, tuples, any precision, the dictionary on another device.
     Gradients flow. Blocks may be nested, at several hook points or at the same one.

@@ -103,8 +103,8 @@ def write_curves(
         by_class, by_dose = _curves_of(found, place, labels, resamples, seed)
         classes.append(by_class)
         answers.append(by_dose)
-    save_table(draft.folder / CLASSES, _stacked(classes))
-    save_table(draft.folder / ANSWERS, _stacked(answers))
+    save_table(draft.folder / CLASSES, stacked(classes))
+    save_table(draft.folder / ANSWERS, stacked(answers))
     if pictures := found.mean_pictures():
         save_tensors(draft.folder / PICTURES, pictures)
     own = found.unedited
@@ -116,7 +116,8 @@ def write_curves(
     )
 
 
-def _stacked(parts: list[Columns]) -> Columns:
+def stacked(parts: list[Columns]) -> Columns:
+    """Tables below each other."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -144,14 +145,14 @@ def _curves_of(
     classes = len(found.class_names)
     by_class = {name: np.repeat(column, classes) for name, column in dose.items()}
     by_class["class"] = np.tile(np.arange(classes, dtype=np.int32), len(found.doses))
-    by_class |= _with_bands(of_class, resamples, seed) | _with_range(control_of_class)
+    by_class |= with_bands(of_class, resamples, seed) | with_range(control_of_class)
     by_dose = dose | {"length": found.lengths[place].numpy()}
-    by_dose |= _with_bands(of_dose, resamples, seed)
-    by_dose |= _with_range({"changed": found.control_changed[place] / found.n})
+    by_dose |= with_bands(of_dose, resamples, seed)
+    by_dose |= with_range({"changed": found.control_changed[place] / found.n})
     return by_class, by_dose
 
 
-def _with_bands(by_example: dict[str, Float[Tensor, "n ..."]], resamples: int, seed: int) -> Columns:
+def with_bands(by_example: dict[str, Float[Tensor, "n ..."]], resamples: int, seed: int) -> Columns:
     """Means over examples with their 95 % bands; the same draws of examples behind every band."""
     flat = {name: value.flatten(1).numpy() for name, value in by_example.items()}
     generator = numpy_generator(seed, "examples")
@@ -163,7 +164,7 @@ def _with_bands(by_example: dict[str, Float[Tensor, "n ..."]], resamples: int, s
     return columns
 
 
-def _with_range(by_direction: dict[str, Float[Tensor, "doses controls ..."]]) -> Columns:
+def with_range(by_direction: dict[str, Float[Tensor, "doses controls ..."]]) -> Columns:
     """Means over random directions, and the middle 95 % of them."""
     columns: Columns = {}
     for name, value in by_direction.items():

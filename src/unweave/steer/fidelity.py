@@ -165,7 +165,7 @@ def _measure(
             total = own.sum(0) if total is None else total + own.sum(0)
             square += float(own.square().sum())
             places = {
-                "spliced": sae.decode(batch.codes()),
+                "spliced": sae.reconstruct(batch.codes(), batch.rows),
                 "mean": mean.to(batch.rows).expand_as(batch.rows),
                 "zero": torch.zeros_like(batch.rows),
             }

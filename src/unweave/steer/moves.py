@@ -21,6 +21,7 @@ class Opened:
 
     Attributes:
         rows: rows [m, d_in] of the batch, in the dictionary's precision, on its device.
+        scales: how many times its direction one unit of a latent adds to each row [m].
         example: place in the batch of the example that each row belongs to.
         position: of each row in its example.
         answers: the model's own answers [b, classes], float64 on the CPU.
@@ -39,6 +40,7 @@ class Opened:
         self._batch, self._dictionary, self._meaning, self._own = batch, dictionary, meaning, read.values
         self.per_example = read.per_example
         self.rows = in_its_precision(dictionary, read.values)
+        self.scales = dictionary.scales(self.rows).squeeze(1)
         self.answers = batch.answers.double().cpu()
 
     def _read(self, values: Tensor, meaning: RowMeaning, mask: Tensor | None, name: str) -> Rows:

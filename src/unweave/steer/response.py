@@ -189,7 +189,7 @@ class Response:
         curves = DoseCurves(
             latent=latent,
             doses=np.asarray(self.doses),
-            label=_LABELS[self.op, self.unit],
+            label=LABELS[self.op, self.unit],
             class_names=self.class_names,
             columns=columns,
             changed={name: self.of_answers(latent, name) for name in self.answers.column_names[3:]},
@@ -208,7 +208,7 @@ class Response:
         return f"Response({at!r}, latents={self.latents}, {self.op} {self.doses}, {str(self.folder)!r})"
 
 
-_LABELS = {
+LABELS = {
     ("set", "max"): "set to, × its largest code",
     ("set", "value"): "code set to this",
     ("add", "max"): "added, × its largest code",

@@ -205,7 +205,7 @@ def _measure(
             batch = Opened(rest.on(inputs), sae, rows, rest.name, layout)
             labels = examples.known_labels(batch.answers.shape[1], "cross-entropy")[seen : seen + len(inputs)]
             places = {
-                "spliced": sae.decode(batch.codes()),
+                "spliced": sae.reconstruct(batch.codes(), batch.rows),
                 "mean": mean.to(batch.rows).expand_as(batch.rows),
                 "zero": torch.zeros_like(batch.rows),
             }

@@ -1,79 +1,35 @@
 """The stage: latents at several doses, and what the model answers and a decoder draws at each."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from unweave.core.config import Json, to_json
-from unweave.core.errors import InputError, did_you_mean
+from unweave.core.errors import InputError
 from unweave.core.hashing import hash_module
 from unweave.core.progress import progress
 from unweave.core.seeds import torch_generator
 from unweave.datasets.base import Dataset
 from unweave.dictionaries.base import Dictionary
-from unweave.models.hooks import HookPoints, Side, evaluating
-from unweave.models.places import mask_of
+from unweave.models.hooks import Side, evaluating
 from unweave.models.rest import RestOfNetwork
-from unweave.models.rows import RowMeaning, to_rows
-from unweave.steer.context import check_width, hook_point
+from unweave.models.rows import RowMeaning
+from unweave.steer.context import hook_point
 from unweave.steer.curves import Collected, write_curves
+from unweave.steer.doses import DoseOp, DoseUnit, Plan, check_doses, dose_values, largest_codes, steps_of
 from unweave.steer.edits import check_latent
 from unweave.steer.examples import Examples
-from unweave.steer.moves import Opened, codes_of
+from unweave.steer.moves import Opened
 from unweave.steer.response import KIND, Response
 from unweave.store.artifact import Identity, existing, writing
-from unweave.store.layout import Layout, as_details
+from unweave.store.layout import Layout
 from unweave.store.scratch import Scratch
 
 Decoder = nn.Module | Callable[[Tensor], Tensor]
-DoseOp = Literal["set", "add", "scale"]
-DoseUnit = Literal["max", "value"]
 DOSES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """What is moved and how; all that decides the numbers besides model, dictionary and examples."""
-
-    at: str
-    latents: tuple[int, ...]
-    doses: tuple[float, ...]
-    op: DoseOp
-    unit: str
-    rows: RowMeaning
-    side: Side
-    controls: int
-    resamples: int
-    class_names: tuple[str, ...] | None
-    layout: Layout | None = None
-    positions: tuple[int, ...] | None = None
-
-    def as_json(self) -> Json:
-        """What decides the numbers; without what makes no difference to them."""
-        said: Json = {name: value for name, value in to_json(self).items() if name not in ("layout", "positions")}
-        if self.layout is not None and self.layout.prefix_dropped:
-            said["layout"] = as_details(self.layout)
-        return said if self.positions is None else {**said, "positions": list(self.positions)}
-
-    def moves(self, position: Int64[Tensor, " m"]) -> Bool[Tensor, " m"]:
-        """Which rows are moved.
-
-        Raises:
-            InputError: none is.
-        """
-        if self.positions is None:
-            return torch.ones(len(position), dtype=torch.bool)
-        chosen = torch.isin(position, torch.tensor(self.positions))
-        if not bool(chosen.any()):
-            raise InputError(f"no row has a position of {list(self.positions)}; rows have 0 to {int(position.max())}")
-        return chosen
 
 
 @torch.no_grad()
@@ -122,8 +78,8 @@ def dose_response(
         rows: what a row is, as it was captured.
         side: what the module gives, or its first input.
         layout: how positions lie in an example, as it was captured; needed where some tokens give no rows.
-        positions: rows that are moved, for rows by position (`layout.position(row, column)` names a place); by default
-            all.
+        positions: rows that are moved, for rows by position: `layout.position(row, column)` names a place, numbers
+            below 0 count from the end of each example; by default all.
         controls: random directions; the same ones for every latent and dose.
         resamples: bootstrap draws behind each band.
         seed: decides both.
@@ -137,9 +93,9 @@ def dose_response(
     """
     given = Examples(examples, labels, class_names, model)
     rest = RestOfNetwork(model, hook_point(model, sae, at), side=side)
-    _check(op, unit, doses, latents, controls, resamples)
+    check_doses(op, unit, doses, latents, controls, resamples)
     names = None if given.class_names is None else tuple(given.class_names)
-    plan = _Plan(
+    plan = Plan(
         at=rest.name, latents=tuple(check_latent(latent, sae.d_sae) for latent in latents),
         doses=tuple(map(float, doses)), op=op, unit="factor" if op == "scale" else unit, rows=rows, side=side,
         controls=controls, resamples=resamples, class_names=names, layout=layout,
@@ -159,20 +115,6 @@ def dose_response(
     return Response(folder, scratch)
 
 
-def _check(op: str, unit: str, doses: Sequence[float], latents: Sequence[int], controls: int, resamples: int) -> None:
-    for name, value, choices in (("op", op, get_args(DoseOp)), ("unit", unit, get_args(DoseUnit))):
-        if value not in choices:
-            raise InputError(f"{name}={value!r} is none of {', '.join(choices)}: {did_you_mean(str(value), choices)}")
-    if not len(doses) or not np.isfinite(np.asarray(doses, np.float64)).all():
-        raise InputError(f"doses must be finite numbers, at least one; got {list(doses)}")
-    if len(set(doses)) < len(doses) or list(doses) != sorted(doses):
-        raise InputError(f"doses must increase; got {list(doses)}")
-    if not len(latents) or len(set(latents)) < len(latents):
-        raise InputError(f"latents must name at least one latent, each once; got {list(latents)}")
-    if controls < 1 or resamples < 1:
-        raise InputError(f"controls and resamples must be at least 1, got {controls} and {resamples}")
-
-
 def _decoder_id(decoder: Decoder | None, *, kept: bool) -> str:
     if decoder is None:
         return ""
@@ -189,12 +131,12 @@ def _measure(
     rest: RestOfNetwork,
     sae: Dictionary,
     examples: Examples,
-    plan: _Plan,
+    plan: Plan,
     decoder: Decoder | None,
     seed: int,
     batch_size: int,
 ) -> Collected:
-    values = _dose_values(plan, _largest_codes(rest, sae, examples, plan, batch_size))
+    values = dose_values(plan, largest_codes(rest, sae, examples, plan, batch_size))
     index = torch.tensor(plan.latents, device=sae.device)
     directions = sae.directions()[index]
     drawn = torch.randn(plan.controls, sae.d_in, generator=torch_generator(seed, "random directions"))
@@ -203,14 +145,14 @@ def _measure(
     with progress("Dosing", total=examples.n * len(plan.latents), unit="examples") as bar:
         for inputs in examples.batches(batch_size):
             batch = Opened(rest.on(inputs), sae, plan.rows, rest.name, plan.layout)
-            moved_rows = plan.moves(batch.position).to(sae.device)
+            moved_rows = plan.moves(batch.position, batch.example).to(sae.device) * batch.scales
             if collected is None:
                 names = examples.names(batch.answers.shape[1])
                 collected = Collected(plan.latents, plan.doses, values, plan.controls, examples.n, names)
             collected.open(batch.answers, None if decoder is None else _draw(decoder, batch, batch.rows))
             codes = batch.codes()[:, index]
             for place, direction in enumerate(directions):
-                steps = _steps(plan.op, values[place].to(codes), codes[:, place]) * moved_rows
+                steps = steps_of(plan.op, values[place].to(codes), codes[:, place]) * moved_rows
                 lengths = steps * direction.norm()
                 answers = batch.answers_to_moves(
                     torch.cat([steps, lengths.repeat_interleave(plan.controls, 0)]),
@@ -223,50 +165,6 @@ def _measure(
                 bar.advance(len(batch))
     assert collected is not None
     return collected
-
-
-def _largest_codes(
-    rest: RestOfNetwork, sae: Dictionary, examples: Examples, plan: _Plan, batch_size: int
-) -> Float[Tensor, " latents"]:
-    """The largest code of each latent on the examples, where doses count in it; else 1."""
-    largest = torch.zeros(len(plan.latents), dtype=torch.float64)
-    if plan.unit != "max":
-        return largest + 1
-    points = HookPoints(rest.model, plan.at, side=plan.side)
-    index = torch.tensor(plan.latents, device=sae.device)
-    for inputs in examples.batches(batch_size):
-        tensor = points.read(inputs.to(rest.device))[plan.at]
-        rows = to_rows(
-            tensor,
-            plan.rows,
-            examples=len(inputs),
-            name=plan.at,
-            layout=plan.layout,
-            mask=mask_of(inputs),
-            width=sae.d_in,
-        ).values
-        check_width(sae, rows.shape[1], plan.at, plan.rows)
-        largest = torch.maximum(largest, codes_of(sae, rows)[:, index].amax(0).double().cpu())
-    silent = [latent for latent, most in zip(plan.latents, largest.tolist(), strict=True) if not most > 0]
-    if silent:
-        raise InputError(
-            f"never active on these examples: latents {', '.join(map(str, silent))}. Doses in multiples of the largest "
-            "code need one; leave them out or give unit='value'"
-        )
-    return largest
-
-
-def _dose_values(plan: _Plan, largest: Float[Tensor, " latents"]) -> Float[Tensor, "latents doses"]:
-    return largest.unsqueeze(1) * torch.tensor(plan.doses, dtype=torch.float64)
-
-
-def _steps(op: DoseOp, values: Float[Tensor, " doses"], codes: Float[Tensor, " m"]) -> Float[Tensor, "doses m"]:
-    """What each dose adds to the code of each row, f' − f."""
-    if op == "set":
-        return values.unsqueeze(1) - codes
-    if op == "add":
-        return values.unsqueeze(1).expand(-1, len(codes)).clone()
-    return (values.unsqueeze(1) - 1) * codes
 
 
 def _draw(decoder: Decoder, batch: Opened, rows: Float[Tensor, "m d_in"]) -> Float[Tensor, "b c h w"]:

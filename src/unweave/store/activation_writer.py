@@ -5,41 +5,20 @@ are summed over its rows as they are stored, in blocks of one size, and those of
 So the files do not depend on who wrote them, or when.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float64
 from torch import Tensor
 
 from unweave.core.errors import InputError
 from unweave.store.activations import DTYPES, RowBlock
 from unweave.store.files import save_tensors
-from unweave.store.rows import MomentSums
+from unweave.store.pieces import Piece, ShardSums
 from unweave.store.shards import MOMENTS, shard_name
 
 SHARD_BYTES = 256 << 20
-_SUM_ROWS = 4096
-
-
-@dataclass(frozen=True)
-class ShardSums:
-    """Moments of a shard: number of rows, their sum, and their squared distance to their own mean."""
-
-    n: int
-    sum: Float64[Tensor, " d_in"]
-    spread: float
-
-    @classmethod
-    def of(cls, rows: Float[Tensor, "n d_in"]) -> "ShardSums":
-        """Of rows as they are stored, at least one."""
-        sums = MomentSums(rows.shape[1])
-        for block in rows.split(_SUM_ROWS):
-            sums.add(block)
-        moments = sums.moments()
-        return cls(len(rows), moments.mean * len(rows), moments.variance * len(rows))
 
 
 def save_moments(folder: Path, shards: Iterable[ShardSums]) -> None:
@@ -66,6 +45,7 @@ class ActivationWriter:
         dtype: precision of the stored rows.
         shard_bytes: size that a shard's rows stay below; a larger batch is a shard of its own.
         finished: called with each shard once it is whole on disk.
+        before: shards that are there already, from the first on; batches begin where they end.
     """
 
     def __init__(
@@ -74,7 +54,8 @@ class ActivationWriter:
         *,
         dtype: str = "float32",
         shard_bytes: int = SHARD_BYTES,
-        finished: Callable[[Path], None] | None = None,
+        finished: Callable[[Piece], None] | None = None,
+        before: Sequence[Piece] = (),
     ) -> None:
         self.folder = folder
         self._dtype = dtype
@@ -82,8 +63,16 @@ class ActivationWriter:
         self._finished = finished
         self._pending: list[RowBlock] = []
         self._pending_rows = 0
-        self._shards: list[ShardSums] = []
-        self._d_in: int | None = None
+        self._counts: list[int] = []
+        self._shards = [piece.sums for piece in before if piece.sums is not None]
+        assert len(self._shards) == len(before), "whole shards have sums"
+        self._first = before[-1].stop if before else 0
+        self._d_in = len(self._shards[0].sum) if before else None
+
+    @property
+    def batches(self) -> int:
+        """How many batches were taken in, with those of the shards that were there before."""
+        return self._first + len(self._counts)
 
     def add(self, block: RowBlock) -> None:
         """Append the rows of one batch.
@@ -100,6 +89,7 @@ class ActivationWriter:
         if len(rows):
             self._pending.append(RowBlock(rows, block.example, block.position, block.label))
             self._pending_rows += len(rows)
+        self._counts.append(len(rows))
 
     def close(self) -> dict[str, Any]:
         """Write what is left and return the details for the manifest.
@@ -118,11 +108,24 @@ class ActivationWriter:
             return
         shard = joined(self._pending)
         self._pending, self._pending_rows = [], 0
-        path = self.folder / shard_name(len(self._shards))
-        save_tensors(path, shard)
-        self._shards.append(ShardSums.of(shard["activations"]))
+        name = shard_name(len(self._shards))
+        save_tensors(self.folder / name, shard)
+        sums = ShardSums.of(shard["activations"])
+        piece = Piece(name=name, first=self._first, rows=tuple(self._counts), sums=sums)
+        self._shards.append(sums)
+        self._first, self._counts = self.batches, []
         if self._finished is not None:
-            self._finished(path)
+            self._finished(piece)
+
+
+def in_order(pieces: Sequence[Piece]) -> list[Piece]:
+    """Of pieces those that are shards and follow each other from the first batch on."""
+    found: list[Piece] = []
+    for piece in pieces:
+        if piece.sums is None or (piece.name, piece.first) != (shard_name(len(found)), found[-1].stop if found else 0):
+            break
+        found.append(piece)
+    return found
 
 
 def shard_rows(shard_bytes: int, d_in: int, dtype: str) -> int:

@@ -19,11 +19,11 @@ from unweave.core.errors import InputError, StoreError
 from unweave.store.artifact import MANIFEST, Manifest, read_manifest
 from unweave.store.layout import Layout, from_details
 from unweave.store.order import WINDOW_BYTES, WindowedOrder
-from unweave.store.reading import KeptWhole, ShuffledReading, read_ahead
+from unweave.store.reading import KeptWhole, Share, ShuffledReading, read_ahead
 from unweave.store.remote import RemoteFolder, RemoteShards, as_place, as_url
 from unweave.store.rows import Moments
 from unweave.store.scratch import Scratch
-from unweave.store.shards import MOMENTS, LocalShards, Shards
+from unweave.store.shards import MOMENTS, LocalShards, Shards, inside
 
 KIND = "activations"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -78,7 +78,7 @@ class Activations:
         self._starts = [0, *itertools.accumulate(shards)]
         kind = DTYPES[self.dtype]
         self._shards: Shards = (
-            LocalShards(Path(self.place), shards, self._d_in, kind)
+            LocalShards(Path(self.place) / inside(details, where), shards, self._d_in, kind)
             if remote is None
             else RemoteShards(remote, self.manifest, shards, self._d_in, kind)
         )
@@ -182,19 +182,29 @@ class Activations:
         yield from self._in_order(rows, 0)
 
     def batches(
-        self, batch_size: int, *, seed: int, epoch: int, shuffle: bool = True, skip: int = 0
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        shuffle: bool = True,
+        skip: int = 0,
+        share: Share | None = None,
     ) -> Iterator[Float[Tensor, "b d_in"]]:
         """One epoch of float32 batches, from batch `skip` on; the last may be smaller.
 
-        Shuffled over the whole store (see `unweave.store.order`), read ahead in the background.
+        Shuffled over the whole store (see `unweave.store.order`), read ahead in the background. Of each batch only
+        the rows [start, stop) that `share` names for a batch of so many: what one of several processes takes.
         """
         if shuffle:
-            yield from self._reading.batches(batch_size, seed=seed, epoch=epoch, skip=skip)
+            yield from self._reading.batches(batch_size, seed=seed, epoch=epoch, skip=skip, share=share)
         else:
-            yield from self._in_order(batch_size, skip * batch_size)
+            yield from self._in_order(batch_size, skip * batch_size, share)
 
-    def _in_order(self, rows: int, first: int) -> Iterator[Tensor]:
+    def _in_order(self, rows: int, first: int, share: Share | None = None) -> Iterator[Tensor]:
         ranges = ((start, min(start + rows, self.n)) for start in range(first, self.n, rows))
+        if share is not None:
+            ranges = ((start + mine[0], start + mine[1]) for start, stop in ranges for mine in [share(stop - start)])
         if self._folder is not None:  # the system reads ahead by itself
             yield from (self.rows(*one).float() for one in ranges)
         else:

@@ -10,8 +10,9 @@ import json
 import math
 import os
 import platform
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -34,6 +35,7 @@ from unweave.store.drafts import (
     remove,
     replacing,
     to_disk,
+    unfinished_beside,
 )
 
 MANIFEST = "manifest.json"
@@ -93,6 +95,10 @@ class Draft:
         self.details: Json = {}
         self._settled: dict[Path, tuple[int, FileEntry]] = {}
 
+    def begin(self) -> None:
+        """Make the folder."""
+        self.folder.mkdir()
+
     def settle(self, path: Path) -> None:
         """Say that a file will not change any more, so that its checksum is taken while it is still in memory."""
         self._settled[path] = path.stat().st_mtime_ns, file_entry(path)
@@ -104,13 +110,23 @@ class Draft:
     def files(self) -> dict[str, FileEntry]:
         """Every file there is, on the disk, with its checksum."""
         found = {}
-        for path in sorted(path for path in self.folder.rglob("*") if path.is_file()):
+        for path in self._content():
             to_disk(path)
             stat = path.stat()
             changed, entry = self._settled.get(path, (-1, None))
             same = entry is not None and (changed, entry.size) == (stat.st_mtime_ns, stat.st_size)
             found[path.relative_to(self.folder).as_posix()] = entry if entry is not None and same else file_entry(path)
         return found
+
+    def finish(self) -> None:
+        """The last thing before the folder is renamed into its place."""
+
+    def end(self) -> None:
+        """Whether it has its place or not: leave nothing of the draft behind."""
+        forget(self.folder)
+
+    def _content(self) -> list[Path]:
+        return sorted(path for path in self.folder.rglob("*") if path.is_file())
 
 
 def file_entry(path: Path) -> FileEntry:
@@ -136,6 +152,7 @@ def existing(folder: Path, identity: Identity, *, overwrite: bool = False) -> bo
 
 
 def _existing(folder: Path, identity: Identity, *, overwrite: bool) -> bool:
+    check_place(folder)
     _tidy(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         above = next(path for path in folder.absolute().parents if path.exists())
@@ -145,24 +162,59 @@ def _existing(folder: Path, identity: Identity, *, overwrite: bool) -> bool:
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder} exists and is no Unweave artifact; choose another folder")
     found = parse_manifest(folder)
-    if overwrite:
+    if overwrite and found.kind == identity.kind:
         return False  # whatever state its files are in
     _check_files(folder, found, verify=False)
     if found.id == identity.id:
+        _drop_unfinished(folder)
         return True
-    other = "another artifact" if found.kind == identity.kind else "an artifact"
+    if found.kind != identity.kind:  # what is overwritten by mistake is most often an input
+        raise InputError(
+            f"{folder} holds an artifact of kind {found.kind!r}, which one of kind {identity.kind!r} does not replace; "
+            "choose another folder"
+        )
     raise InputError(
-        f"{folder} holds {other} of kind {found.kind!r}, made from other settings or inputs; choose another folder or "
-        "overwrite it"
+        f"{folder} holds another artifact of kind {found.kind!r}, made from other settings or inputs; choose another "
+        "folder or overwrite it"
     )
 
 
+def check_place(folder: Path) -> None:
+    """Refuse a folder inside an artifact, which goes with it when that is replaced, and a URL taken for a folder.
+
+    Raises:
+        InputError: it is one of them.
+    """
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(folder)):
+        raise InputError(f"{folder} is a URL, where only activation stores can be written; give a folder")
+    for above in folder.absolute().parents:
+        if (above / MANIFEST).is_file() and _is_manifest(above / MANIFEST):
+            raise InputError(f"{folder} lies inside the artifact {above}; choose a folder outside of it")
+
+
+def _is_manifest(path: Path) -> bool:
+    """Whether a file is an artifact's manifest; web pages and others have files of that name too."""
+    try:
+        manifest_from(_any_json(path), path)
+    except InputError:
+        return False
+    return True
+
+
 @contextmanager
-def writing(folder: Path, identity: Identity, *, overwrite: bool = False) -> Iterator[Draft]:
+def writing(
+    folder: Path, identity: Identity, *, overwrite: bool = False, draft: Callable[[Path, Path], Draft] | None = None
+) -> Iterator[Draft]:
     """Write an artifact: yields a draft folder that becomes `folder` when the block ends without an error.
 
     A block that fails, or a process that is killed, leaves `folder` as it was. Where another process has left the same
     artifact there meanwhile, that one stays.
+
+    Args:
+        folder: the place.
+        identity: what is written.
+        overwrite: replace another artifact.
+        draft: makes the draft, of its own folder and the place; one that is always begun anew by default.
 
     Raises:
         InputError: something else stands in `folder` and `overwrite` is not set.
@@ -170,20 +222,23 @@ def writing(folder: Path, identity: Identity, *, overwrite: bool = False) -> Ite
     """
     folder = _behind_links(folder)
     existing(folder, identity, overwrite=overwrite)
-    draft = Draft(new_draft(folder))
+    own = new_draft(folder)
+    made = draft(own, folder) if draft is not None else Draft(own)
     started = time.monotonic()
     try:
         with disk_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            draft.folder.mkdir()
-        with disk_errors(draft.folder / "file"):
-            yield draft
-            manifest = manifest_of(draft, identity, time.monotonic() - started)
-            write_json(draft.folder / MANIFEST, to_json(manifest), sealed=True)
+            made.begin()
+        with disk_errors(own / "file"):
+            yield made
+            manifest = manifest_of(made, identity, time.monotonic() - started)
+            write_json(own / MANIFEST, to_json(manifest), sealed=True)
+            made.finish()
         with disk_errors(folder):
-            _put_in_place(draft.folder, folder, identity, overwrite=overwrite)
+            _put_in_place(own, folder, identity, overwrite=overwrite)
+        _drop_unfinished(folder)
     finally:
-        forget(draft.folder)
+        made.end()
 
 
 def manifest_of(draft: Draft, identity: Identity, seconds: float) -> Manifest:
@@ -216,6 +271,12 @@ def _tidy(folder: Path) -> None:
             with suppress(OSError):  # whoever was at it may have gone on
                 aside.rename(folder)
     for left in left_beside(folder):
+        remove(left)
+
+
+def _drop_unfinished(folder: Path) -> None:
+    """Remove what others could have gone on with: an artifact is in its place."""
+    for left in unfinished_beside(folder):
         remove(left)
 
 
@@ -289,10 +350,11 @@ def manifest_from(data: Any, path: Path | str) -> Manifest:
         )
     try:
         manifest = from_json(Manifest, _without_seal(data), where=str(path))
+        made = fingerprint(manifest.schema, manifest.kind, manifest.config, manifest.inputs, manifest.seed)
     except InputError as error:
-        raise StoreError(str(error)) from None
-    made_from = (manifest.schema, manifest.kind, manifest.config, manifest.inputs, manifest.seed)
-    if fingerprint(*made_from) != manifest.id:
+        said = str(error)
+        raise StoreError(said if said.startswith(str(path)) else f"{path}: {said}") from None
+    if made != manifest.id:
         raise StoreError(f"{path} was changed or damaged (its id does not fit its content); remove and remake it")
     _check_seal(path, data)
     return manifest
@@ -355,6 +417,8 @@ def read_json(path: Path) -> Any:
 
 
 def _any_json(path: Path) -> Any:
+    if path.exists() and not path.is_file():
+        raise StoreError(f"{path} is no regular file; see what stands in its place")  # a pipe would never answer
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -3,6 +3,10 @@
 A draft is called `.NAME.writing-HOST-BOOT-SPACE-PID-NUMBER`. Host, boot and process space (a container's) say where the
 process number means something. What a dead process of this machine left is swept by the next one that writes `NAME`; a
 draft from elsewhere counts as left behind when nothing in it changed for a day.
+
+A draft with a folder `unfinished` (`unweave.store.unfinished`) holds work that can be gone on with. Its process touches
+it every few seconds, so that one from elsewhere counts as left behind after two minutes; one that failed but lives lets
+it go at once. It is not swept, but kept a week for whoever goes on with it.
 """
 
 import errno
@@ -23,8 +27,13 @@ import safetensors
 from unweave.core.errors import StoreError
 
 OLD = "-old"
+UNFINISHED = "unfinished"
+BEAT_SECONDS = 10.0
 _MARK = ".writing-"
+_LEFT = "left"
 _LEFT_AFTER_SECONDS = 86_400.0
+SILENT_SECONDS = 12 * BEAT_SECONDS
+_KEPT_SECONDS = 7 * 86_400.0
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DISK = (*_NO_ROOM, errno.EIO, errno.EROFS, errno.ESTALE)
 _NUMBERS = itertools.count()
@@ -45,6 +54,17 @@ def forget(draft: Path) -> None:
     remove(draft)
     with _LOCK:
         _OWN.discard(str(draft))
+
+
+def let_go(draft: Path) -> None:
+    """Leave a draft of this process to whoever goes on with it."""
+    where = "-".join((*_here(), _LEFT, f"{os.getpid()}x{next(_NUMBERS)}"))
+    try:
+        with suppress(OSError):  # it stays under its own name until this process ends
+            draft.rename(draft.with_name(f"{draft.name.rpartition(_MARK)[0]}{_MARK}{where}"))
+    finally:
+        with _LOCK:
+            _OWN.discard(str(draft))
 
 
 @contextmanager
@@ -159,8 +179,19 @@ def asides(path: Path) -> list[Path]:
 
 
 def left_beside(path: Path) -> list[Path]:
-    """Drafts of `path` that nobody works on any more."""
-    return [draft for draft in _drafts(path) if _is_left(draft)]
+    """Drafts of `path` that nobody works on any more, nor will."""
+    left = [draft for draft in _drafts(path) if _is_left(draft)]
+    return [draft for draft in left if not is_unfinished(draft) or _unchanged_for(draft) > _KEPT_SECONDS]
+
+
+def unfinished_beside(path: Path) -> list[Path]:
+    """Drafts of `path` that nobody works on any more, and that somebody may go on with."""
+    return [draft for draft in _drafts(path) if is_unfinished(draft) and _is_left(draft)]
+
+
+def is_unfinished(draft: Path) -> bool:
+    """Whether a draft holds work that can be gone on with."""
+    return not draft.name.endswith(OLD) and (draft / UNFINISHED).is_dir()
 
 
 def _drafts(path: Path) -> list[Path]:
@@ -170,6 +201,8 @@ def _drafts(path: Path) -> list[Path]:
 def _is_left(draft: Path) -> bool:
     *where, pid, _ = ["", "", "", "", *draft.name.removesuffix(OLD).rpartition(_MARK)[2].split("-")][-5:]
     here = _here()
+    if pid == _LEFT:
+        return True
     if tuple(where) == here and pid.isdigit():
         if int(pid) == os.getpid():
             with _LOCK:
@@ -177,7 +210,7 @@ def _is_left(draft: Path) -> bool:
         return not _alive(int(pid))
     if where[0] == here[0] and where[1] != here[1]:
         return True  # this machine was started again since
-    return _unchanged_for(draft) > _LEFT_AFTER_SECONDS
+    return _unchanged_for(draft) > (SILENT_SECONDS if is_unfinished(draft) else _LEFT_AFTER_SECONDS)
 
 
 def _alive(pid: int) -> bool:

@@ -1,5 +1,7 @@
 """Where in an example a row by position comes from: a place of a grid over an image, or a token of a text."""
 
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -11,6 +13,8 @@ from unweave.core.errors import InputError
 
 Area = tuple[float, float, float, float]
 WHOLE_IMAGE: Area = (0.0, 0.0, 1.0, 1.0)
+_GRID = re.compile(r"(\d+)x(\d+)(?:\+(\d+))?(:last)?")
+_FEW = 16
 
 
 class ImageView(NamedTuple):
@@ -51,10 +55,11 @@ class Layout:
     """How the positions of an example lie in it.
 
     A row's position counts all tokens or places from 0, those included that are no place of the image. So position
-    `prefix` + r · `width` + c is the place in row r and column c of a `grid`.
+    `prefix` + r · `width` + c is the place in row r and column c of a `grid`, unless an `order` says otherwise.
 
     Raises:
-        InputError: a grid without places, a negative prefix, or an area without extent.
+        InputError: a grid without places, a negative prefix, an area without extent, or an order that leaves a place
+            out.
     """
 
     kind: Literal["grid", "tokens", "whole"]
@@ -71,6 +76,8 @@ class Layout:
     "whether the hook point gives [b, h, w, c] rather than [b, c, h, w]"
     area: Area = WHOLE_IMAGE
     "top, left, bottom and right of what the grid covers, as shares of the image's sides"
+    order: tuple[int, ...] = ()
+    "which place (row · width + column) each token of the grid shows, where they do not come row by row"
 
     def __post_init__(self) -> None:
         if self.kind == "grid" and (self.height < 1 or self.width < 1):
@@ -80,6 +87,8 @@ class Layout:
         top, left, bottom, right = self.area
         if not (top < bottom and left < right):
             raise InputError(f"area must be top, left, bottom, right with an extent, got {list(self.area)}")
+        if self.order and sorted(self.order) != list(range(self.places)):
+            raise InputError(f"order must name each of the {self.places} places once, got {len(self.order)} numbers")
 
     @property
     def places(self) -> int:
@@ -101,7 +110,8 @@ class Layout:
             raise InputError(f"rows are {self.kind}: they have no place in an image")
         if not (0 <= row < self.height and 0 <= column < self.width):
             raise InputError(f"there is no place ({row}, {column}): the grid is {self.height} × {self.width}, from 0")
-        return self.prefix + row * self.width + column
+        place = row * self.width + column
+        return self.prefix + (self.order.index(place) if self.order else place)
 
     def box(self, position: int) -> Box | None:
         """The part of the image at a position; None for what is no place.
@@ -111,7 +121,7 @@ class Layout:
         place = position - self.prefix
         if self.kind != "grid" or not 0 <= place < self.places:
             return None
-        row, column = divmod(place, self.width)
+        row, column = divmod(self.order[place] if self.order else place, self.width)
         top, left, bottom, right = self.area
         tall, wide = (bottom - top) / self.height, (right - left) / self.width
         return Box(top + row * tall, left + column * wide, top + (row + 1) * tall, left + (column + 1) * wide)
@@ -129,13 +139,32 @@ class Layout:
         found = np.full(self.places, np.nan, np.float32)
         place = position - self.prefix
         inside = (place >= 0) & (place < self.places)
-        found[place[inside]] = value[inside]
+        shown = np.asarray(self.order)[place[inside]] if self.order else place[inside]
+        found[shown] = value[inside]
         return found.reshape(self.height, self.width)
+
+
+def read_grid(text: str) -> Layout:
+    """A grid as it is written: `7x7` of 7 × 7 places, `7x7+1` after a class token, `7x7:last` of [b, h, w, c].
+
+    Raises:
+        InputError: it is none.
+    """
+    found = _GRID.fullmatch(text)
+    if found is None or (found[3] and found[4]):
+        raise InputError(
+            f"a grid is HEIGHTxWIDTH, 7x7+1 with one token before it, or 7x7:last of [b, h, w, c]; got {text!r}"
+        )
+    height, width, prefix = (int(number or 0) for number in found.groups()[:3])
+    return Layout(kind="grid", height=height, width=width, prefix=prefix, channels_last=bool(found[4]))
 
 
 def as_details(layout: Layout | None) -> dict[str, Any] | None:
     """A layout as a manifest keeps it."""
-    return None if layout is None else {**vars(layout), "area": list(layout.area)}
+    if layout is None:
+        return None
+    said = {**vars(layout), "area": list(layout.area), "order": list(layout.order)}
+    return said if layout.order else {name: value for name, value in said.items() if name != "order"}
 
 
 def from_details(details: Any) -> Layout | None:
@@ -147,7 +176,7 @@ def from_details(details: Any) -> Layout | None:
     if details is None:
         return None
     try:
-        return Layout(**{**details, "area": tuple(details["area"])})
+        return Layout(**{**details, "area": tuple(details["area"]), "order": tuple(details.get("order", ()))})
     except (TypeError, KeyError) as error:
         raise InputError(f"the layout of rows cannot be read: {error}") from None
 
@@ -155,10 +184,11 @@ def from_details(details: Any) -> Layout | None:
 def find_grid(tokens: int, size: Sequence[int], patch: int | None = None) -> tuple[int, int, int] | None:
     """Height and width of the grid, and the tokens before it, that so many tokens of an image make.
 
-    Of all sides of a square patch that the image can be cut into, the one that leaves the fewest tokens over; patches
-    that cut the image without a rest come first, and before them the patch that the model is known to use. At most as
-    many tokens as half of the places may be left over, and at most 64; where a rest of the image is cut off, at most 8
-    and an eighth.
+    Of all sides of a square patch that the image can be cut into, the one that leaves the fewest tokens over. The patch
+    that the model is known to use comes first, then those that cut the image without a rest and leave at most 16 tokens
+    over, then a grid of the image's own aspect with at most one token before it (patches that overlap, or an image that
+    the model resizes), then more tokens before the patches, and last a rest of the image that is cut off or filled up.
+    Never are more tokens left over than half of the places, or 64; where there is a rest, than 8 or an eighth.
 
     Args:
         tokens: of one example.
@@ -178,7 +208,13 @@ def find_grid(tokens: int, size: Sequence[int], patch: int | None = None) -> tup
             known = side == patch
             most = min(64, places // 2) if whole or known else min(8, places // 8)
             if 0 <= over <= (64 if known else most):
-                found.append((0 if known else 1 if whole else 2, over, (height, width, over)))
+                rank = 0 if known else 4 if not whole else 1 if over <= _FEW else 3
+                found.append((rank, over, (height, width, over)))
+    shape = math.gcd(tall, wide)
+    times = math.isqrt(tokens * shape * shape // (tall * wide))
+    height, width = times * tall // shape, times * wide // shape
+    if 0 <= tokens - height * width <= min(1, height * width // 2):
+        found.append((2, tokens - height * width, (height, width, tokens - height * width)))
     return min(found)[2] if found else None
 
 

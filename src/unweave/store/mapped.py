@@ -75,7 +75,7 @@ class RowFiles:
         Raises:
             StoreError: a file is missing, was cut short, or cannot be read.
         """
-        maps = self._kept if self._stay else {}
+        maps: dict[int, torch.UntypedStorage] = {}
         starts, lengths, owners = [], [], []
         for begin, stop in ranges:
             at = begin
@@ -83,7 +83,7 @@ class RowFiles:
                 shard = bisect.bisect_right(self._first, at) - 1
                 file, first, end = self._files[shard], self._first[shard], min(stop, self._first[shard + 1])
                 if shard not in maps:
-                    maps[shard] = _map(file)
+                    maps[shard] = self._map(shard)
                 starts.append(maps[shard].data_ptr() + file.offset + (at - first) * self._row_bytes)
                 lengths.append(end - at)
                 owners.append(file.path)
@@ -91,20 +91,25 @@ class RowFiles:
         _fetch(starts, [rows * self._row_bytes for rows in lengths], owners)
         return MappedRows(starts, lengths, list(maps.values()))
 
+    def _map(self, shard: int) -> torch.UntypedStorage:
+        file = self._files[shard]
+        try:
+            size = file.path.stat().st_size
+            if size != file.size:
+                raise StoreError(f"{file.path} has {size:,} bytes where its manifest says {file.size:,}; make it again")
+            found = self._kept.get(shard)
+            if found is None:
+                found = torch.from_file(str(file.path), size=file.size, dtype=torch.uint8).untyped_storage()
+        except (OSError, RuntimeError) as error:
+            raise StoreError(f"{file.path} cannot be read: {str(error).splitlines()[0]}") from None
+        if self._stay:
+            self._kept[shard] = found
+        return found
+
 
 def _memory() -> int:
     """Bytes of memory of this machine; 0 where the system does not say."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-
-
-def _map(file: RowFile) -> torch.UntypedStorage:
-    try:
-        size = file.path.stat().st_size
-        if size != file.size:
-            raise StoreError(f"{file.path} has {size:,} bytes where its manifest says {file.size:,}; make it again")
-        return torch.from_file(str(file.path), shared=False, size=file.size, dtype=torch.uint8).untyped_storage()
-    except (OSError, RuntimeError) as error:
-        raise StoreError(f"{file.path} cannot be read: {str(error).splitlines()[0]}") from None
 
 
 def _fetch(starts: Sequence[int], sizes: Sequence[int], owners: Sequence[Path]) -> None:

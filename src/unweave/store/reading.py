@@ -24,7 +24,7 @@ from unweave.store.order import WindowedOrder
 CHUNK_BYTES = 8 << 20
 _CHUNKS_AHEAD = 3
 _COPIERS = 2
-_CONVERTED_BYTES = 256 << 10  # at a time, of rows that are not float32: what a core's own cache holds
+_CONVERTED_BYTES = 256 << 10  # at a time, of rows that do not fill cache lines: what a core's own cache holds
 _SPARE = 8
 _READ_AT_ONCE = 16
 _READ_BYTES = 64 << 20
@@ -50,6 +50,8 @@ class Held(Protocol):
 
 
 Ranges = Sequence[tuple[int, int]]
+Share = Callable[[int], tuple[int, int]]
+"""Which rows [start, stop) of a batch of so many are wanted."""
 Hold = Callable[[Ranges], Held]
 
 
@@ -115,8 +117,13 @@ class ShuffledReading:
         self._row_bytes = d_in * dtype.itemsize
         self._spare = _Spare()
 
-    def batches(self, batch_size: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[Float[Tensor, "b d_in"]]:
-        """One epoch of float32 batches, from batch `skip` on; the last may be smaller."""
+    def batches(
+        self, batch_size: int, *, seed: int, epoch: int, skip: int = 0, share: Share | None = None
+    ) -> Iterator[Float[Tensor, "b d_in"]]:
+        """One epoch of float32 batches, from batch `skip` on; the last may be smaller.
+
+        With `share`, only the rows that it names of each; the others are not copied.
+        """
         blocks = self._order.window_blocks(seed=seed, epoch=epoch)
         windows, to_skip = [], skip * batch_size
         for one in blocks:
@@ -138,19 +145,24 @@ class ShuffledReading:
                         self._open, windows[number], before, ranges, number, seed, epoch
                     )
 
-        ahead: deque[Future[Tensor]] = deque()
+        ahead: deque[Future[Sequence[Tensor]]] = deque()
         chunk = batch_size * max(1, CHUNK_BYTES // (4 * self._d_in * batch_size))
         plan = _pieces(windows, chunk)
         try:
             while True:
                 for pieces in islice(plan, _CHUNKS_AHEAD - len(ahead)):
                     open_until(pieces[-1][0] + 1)
-                    ahead.append(
-                        copiers.submit(self._copy, [(windows[number], start, stop) for number, start, stop in pieces])
-                    )
+                    rows = sum(stop - start for _, start, stop in pieces)
+                    wanted = [
+                        range(at + mine[0], at + mine[1])
+                        for at in range(0, rows, batch_size)
+                        for mine in [(share or _all)(min(batch_size, rows - at))]
+                    ]
+                    parts = [(windows[number], start, stop) for number, start, stop in pieces]
+                    ahead.append(copiers.submit(self._copy, parts, wanted))
                 if not ahead:
                     return
-                yield from ahead.popleft().result().split(batch_size)
+                yield from ahead.popleft().result()
         finally:
             for window in windows:
                 window.done.set()
@@ -177,30 +189,41 @@ class ShuffledReading:
         found: np.ndarray = row_addresses(starts, lengths, self._row_bytes, order.numpy())
         return found
 
-    def _copy(self, pieces: Sequence[tuple[_Window, int, int]]) -> Tensor:
-        """The rows of some batches, brought together from one or more windows."""
-        rows = self._spare.take(sum(stop - start for _, start, stop in pieces), self._d_in)
-        at = 0
-        for window, start, stop in pieces:
+    def _copy(self, pieces: Sequence[tuple[_Window, int, int]], wanted: Sequence[range]) -> Sequence[Tensor]:
+        """Some batches, brought together from one or more windows: of all their rows those that are wanted."""
+        sizes = [len(batch) for batch in wanted]
+        places = np.concatenate([np.arange(batch.start, batch.stop) for batch in wanted])
+        rows = self._spare.take(sum(sizes), self._d_in)
+        first = 0
+        for window, start, stop in pieces:  # one by one: the next but one opens when this one is done
             assert window.opened is not None
             addresses = window.opened.result()[start:stop]
-            self._copy_rows(rows[at : at + len(addresses)], addresses)
-            at += len(addresses)
+            here, end = np.searchsorted(places, (first, first + len(addresses)))
+            self._copy_rows(rows[here:end], addresses[places[here:end] - first])
+            first += len(addresses)
             window.copied(len(addresses))
-        return rows
+        return torch.split(rows, sizes)
 
     def _copy_rows(self, rows: Tensor, addresses: np.ndarray) -> None:
-        from unweave.store.gather import copy_rows  # noqa: PLC0415 - as above
+        from unweave.store import gather  # noqa: PLC0415 - as above
 
+        if rows.data_ptr() % gather.LINE == 0 and self._d_in * 4 % gather.LINE == 0:
+            stored = getattr(gather, str(self._dtype).removeprefix("torch.").upper())
+            gather.stream_rows(rows.data_ptr(), addresses, self._d_in, stored)
+            return
         if self._dtype == torch.float32:
-            copy_rows(rows.data_ptr(), addresses, self._row_bytes, True)
+            gather.copy_rows(rows.data_ptr(), addresses, self._row_bytes)
             return
         some = max(1, _CONVERTED_BYTES // self._row_bytes)
-        stored = torch.empty(min(some, len(addresses)), self._d_in, dtype=self._dtype)
+        part = torch.empty(min(some, len(addresses)), self._d_in, dtype=self._dtype)
         for start in range(0, len(addresses), some):
-            part = addresses[start : start + some]
-            copy_rows(stored.data_ptr(), part, self._row_bytes, False)
-            rows[start : start + len(part)].copy_(stored[: len(part)])
+            found = addresses[start : start + some]
+            gather.copy_rows(part.data_ptr(), found, self._row_bytes)
+            rows[start : start + len(found)].copy_(part[: len(found)])
+
+
+def _all(rows: int) -> tuple[int, int]:
+    return 0, rows
 
 
 def _pieces(windows: Sequence[_Window], chunk: int) -> Iterator[list[tuple[int, int, int]]]:

@@ -1,9 +1,10 @@
 """Where the shards of an activation store lie: in a folder here, or, with `unweave.store.remote`, at a URL."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,12 +18,26 @@ from unweave.store.reading import Held
 
 ROWS = "activations"
 MOMENTS = "moments.safetensors"
+INSIDE = "inside"
+FOLDER = "[0-9a-f]{16}/"
 SHORT_NAMES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 
 
 def shard_name(index: int) -> str:
     """File name of a shard."""
     return f"shard-{index:05d}.safetensors"
+
+
+def inside(details: Mapping[str, Any], where: str) -> str:
+    """What comes before the names of a store's files: one that replaced another at a URL has a folder for them.
+
+    Raises:
+        StoreError: the details of its manifest say something else.
+    """
+    said = details.get(INSIDE, "")
+    if not isinstance(said, str) or not re.fullmatch(f"({FOLDER})?", said):
+        raise StoreError(f"{where}: its manifest names a folder for its files that none of ours is called: {said!r}")
+    return said
 
 
 @runtime_checkable

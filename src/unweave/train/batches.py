@@ -11,6 +11,8 @@ from torch import Tensor
 
 from unweave.core.errors import InputError
 from unweave.core.seeds import derive_seed
+from unweave.store.activations import Activations
+from unweave.store.reading import Share
 from unweave.store.rows import RowSource, TensorRows
 from unweave.train.training import Training
 
@@ -104,11 +106,27 @@ class Batches:
         batches = self._stream if self._stream is not None else self._epochs(step)
         return itertools.islice(batches, None if self.total is None else self.total - step)
 
-    def _epochs(self, step: int) -> Iterator[Tensor]:
+    def shares(self, step: int, share: Share) -> Iterator[tuple[int, Tensor]]:
+        """What is left of the run, of each batch only the rows that `share` names, and how many the whole has."""
+        if isinstance(self.source, Activations):  # it reads no others
+            for number, mine in zip(self._steps_from(step), self._epochs(step, share=share), strict=False):
+                first, stop = self.span(number)
+                yield stop - first, mine
+            return
+        for batch in self.after(step):
+            start, stop = share(len(batch))
+            yield len(batch), batch[start:stop]
+
+    def _steps_from(self, step: int) -> Iterable[int]:
+        return itertools.count(step) if self.total is None else range(step, self.total)
+
+    def _epochs(self, step: int, **share: Share) -> Iterator[Tensor]:
         assert self.per_epoch is not None
         first, skip = divmod(step, self.per_epoch)
         for epoch in itertools.count(first):
-            batches = self.source.batches(self.batch_size, seed=self.seed, epoch=epoch, shuffle=self.shuffle, skip=skip)
+            batches = self.source.batches(
+                self.batch_size, seed=self.seed, epoch=epoch, shuffle=self.shuffle, skip=skip, **share
+            )
             with closing_all(batches):
                 yield from map(aligned, batches)
             skip = 0

@@ -62,6 +62,15 @@ class Checkpoint:
         trainer.restore(tensors, values)
         return True
 
+    def step(self) -> int:
+        """Steps that `restore` would take up; 0 where there are none, or what is there cannot be read."""
+        try:
+            with safetensors.safe_open(self.path, framework="pt") as file:
+                header = file.metadata() or {}
+            return int(json.loads(header["values"])["step"]) if header["artifact"] == self._id else 0
+        except (safetensors.SafetensorError, OSError, KeyError, ValueError):
+            return 0
+
     def remove(self) -> None:
         """Forget it: the artifact is in its place."""
         self.path.unlink(missing_ok=True)

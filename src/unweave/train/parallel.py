@@ -10,6 +10,7 @@ from torch import Tensor
 from unweave.core.distributed import Ranks
 from unweave.dictionaries.base import Dictionary, Losses
 from unweave.dictionaries.whole import WholeBatch
+from unweave.train.batches import Batches
 
 
 class Shares:
@@ -18,19 +19,24 @@ class Shares:
     A batch of fewer rows than processes leaves some without one: they take a row that counts for nothing.
     """
 
-    def __init__(self, batches: Iterator[Tensor], ranks: Ranks) -> None:
-        self._batches, self._ranks = batches, ranks
+    def __init__(self, batches: Batches, step: int, ranks: Ranks) -> None:
+        self._batches, self._step, self._ranks = batches, step, ranks
         self._told: deque[WholeBatch] = deque()  # batches may be read ahead of the step that takes them
 
     def __iter__(self) -> Iterator[Float[Tensor, "b d_in"]]:
-        for batch in self._batches:
-            if self._ranks.size == 1:
+        if self._ranks.size == 1:
+            for batch in self._batches.after(self._step):
                 self._told.append(WholeBatch())
                 yield batch
-                continue
-            start, stop = self._ranks.bounds(len(batch))
-            self._told.append(WholeBatch(len(batch), (stop - start) / len(batch), self._ranks))
-            yield batch[start:stop] if stop > start else batch[:1]
+            return
+        for rows, mine in self._batches.shares(self._step, self._taken):
+            start, stop = self._ranks.bounds(rows)
+            self._told.append(WholeBatch(rows, (stop - start) / rows, self._ranks))
+            yield mine
+
+    def _taken(self, rows: int) -> tuple[int, int]:
+        start, stop = self._ranks.bounds(rows)
+        return (start, stop) if stop > start else (0, 1)
 
     def whole(self) -> WholeBatch:
         """The batch that the next rows are from; to be asked once for each."""

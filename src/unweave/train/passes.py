@@ -36,6 +36,16 @@ class Follower:
 
 
 @dataclass(frozen=True, eq=False)
+class Way:
+    """The rows that a job has before it, whichever process trains it: `first` up to `last`, through all epochs."""
+
+    source: str
+    batches: Batches
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, eq=False)
 class Part:
     """Consecutive rows of one source, the first of them counted through all epochs."""
 
@@ -61,6 +71,8 @@ class Pass:
     Attributes:
         followers: those that are not at their end, by the number of their job.
         bytes: memory that it takes, about, with all of its courses.
+        together: of a pass that several processes read together, the ways of all their jobs. Each process reads it
+            from the first row that any of them needs to the last, whatever becomes of its own courses.
         chunks: what was read and is still needed.
         next_row: of each source, the first row that is not yet read.
         reading: whether a thread is reading the next chunk.
@@ -68,21 +80,29 @@ class Pass:
 
     followers: dict[int, Follower]
     bytes: int
+    together: Sequence[Way] = ()
     chunks: deque[Chunk] = field(default_factory=deque)
     next_row: dict[str, int] = field(default_factory=dict)
     reading: bool = False
 
     def __post_init__(self) -> None:
-        batches = {one.source: one.batches for one in self.followers.values()}
-        self.next_row = {
-            name: min(one.next_row for one in self.followers.values() if one.source == name) for name in batches
-        }
-        self._unread = _read(batches, dict(self.next_row), _sizes(list(self.followers.values())))
+        ways = self.together or [Way(f.source, f.batches, f.next_row, f.last_row) for f in self.followers.values()]
+        batches = {way.source: way.batches for way in ways}
+        self.next_row = {name: min(way.first for way in ways if way.source == name) for name in batches}
+        self._unread = _read(batches, dict(self.next_row), _sizes(ways))
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left to do."""
+        return not self.followers and not self.reading and not self._rows_left()
 
     def wants_reading(self) -> bool:
         """Whether there is room for another chunk, and use for it."""
-        if self.reading or len(self.chunks) >= _CHUNKS_HELD:
-            return False
+        return not self.reading and len(self.chunks) < _CHUNKS_HELD and self._rows_left()
+
+    def _rows_left(self) -> bool:
+        if self.together:
+            return any(self.next_row[way.source] < way.last for way in self.together)
         return any(self.next_row[one.source] < one.last_row for one in self.followers.values())
 
     def read(self, device: torch.device) -> Chunk:
@@ -129,16 +149,16 @@ def batches_in(follower: Follower, parts: Sequence[Part]) -> Iterator[Tensor]:
         yield aligned(found[0]) if len(found) == 1 else torch.cat(found)
 
 
-def _sizes(followers: list[Follower]) -> dict[str, int]:
+def _sizes(ways: Sequence[Way]) -> dict[str, int]:
     """Rows of a chunk by source: of several, those that come from about the same examples."""
     sizes: dict[str, int] = {}
-    for one in followers:
+    for one in ways:
         source = one.batches.source
-        others = [f.batches.batch_size for f in followers if f.source == one.source]
+        others = [way.batches.batch_size for way in ways if way.source == one.source]
         largest = max(others)
         some = min(_CHUNK_BYTES // (4 * source.d_in), _CHUNK_STEPS * min(others))
         sizes[one.source] = max(1, some // largest) * largest
-    rows = {one.source: one.batches.source.n for one in followers}
+    rows = {one.source: one.batches.source.n for one in ways}
     chunks = max(1, min(rows[name] // size for name, size in sizes.items()))
     return sizes if len(sizes) == 1 else {name: max(size, -(-rows[name] // chunks)) for name, size in sizes.items()}
 

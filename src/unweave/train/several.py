@@ -3,33 +3,34 @@
 Each dictionary takes its own steps, the very ones it would take alone, so its artifact has the same bits. Threads take
 turns. A turn is one dictionary over a few megabytes of rows, so that its weights stay in the cache meanwhile, and
 goes to the one that is furthest behind.
+
+Of several processes each trains some of the dictionaries, whole. A store each reads for its own; a stream all read
+together, so that its model runs once for all of them.
 """
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
 
 import torch
 from torch import Tensor
 
-from unweave.core.distributed import ranks
+from unweave.core.distributed import ALONE, Ranks, ranks
 from unweave.core.errors import InputError
 from unweave.core.progress import progress
 from unweave.core.runtime import Runtime
-from unweave.dictionaries.base import Dictionary
+from unweave.dictionaries.base import Dictionary, load
 from unweave.store.rows import RowSource, TensorRows
-from unweave.train.batches import Batches, Streamed, refuse_not_finite
+from unweave.train.batches import Batches, refuse_not_finite
 from unweave.train.course import Course, Job, denormals_flushed
+from unweave.train.dealing import Group, Outcome, Waiting, collected, deal
 from unweave.train.passes import Follower, Part, Pass, batches_in
 
 _AT_ONCE_BYTES = 4 << 30  # of weights, gradients, moments and rows read ahead
 _WINDOW_BYTES = 1 << 30
-_COPIES = 4  # of a dictionary's weights: themselves, gradients, two moments
 _LOOK_EVERY_SECONDS = 0.1
-
-Outcome = Dictionary | InputError
 
 
 @overload
@@ -82,52 +83,30 @@ def train_several(
 
 
 def _train(jobs: Sequence[tuple[RowSource, Job]], *, overwrite: bool, runtime: Runtime | None) -> list[Outcome]:
-    runtime = runtime or Runtime()
-    if ranks().size > 1:
-        raise InputError("several dictionaries at once are trained by one process; give the ranks one dictionary each")
+    runtime, here = runtime or Runtime(), ranks()
     places = [job.out.absolute() for _, job in jobs if job.out is not None]
     if len(set(places)) < len(places):
         raise InputError("two dictionaries are to be written into one folder")
+    batches = [Batches(source, None, job.training, job.seed) for source, job in jobs]
+    identities = [job.identity(read) for (_, job), read in zip(jobs, batches, strict=True)]
+    here.same("the dictionaries to train, or the rows that they see", [identity.id for identity in identities])
     outcomes: dict[int, Outcome] = {}
-    waiting: list[_Waiting] = []
-    for number, (source, job) in enumerate(jobs):
-        batches = Batches(source, None, job.training, job.seed)
-        found = job.finished(job.identity(batches), overwrite=overwrite)
-        if found is not None:
-            outcomes[number] = found
-        else:
-            waiting.append(_Waiting.of(number, job, batches))
+    if here.first:
+        found = (job.finished(one, overwrite=overwrite) for (_, job), one in zip(jobs, identities, strict=True))
+        outcomes = {number: one for number, one in enumerate(found) if one is not None}
+    for number in here.from_first(list(outcomes)):
+        outcomes[number] = outcomes[number] if here.first else load(str(jobs[number][1].out))
+    waiting = [
+        Waiting.of(number, job, batches[number]) for number, (_, job) in enumerate(jobs) if number not in outcomes
+    ]
     if waiting:
         for source in {id(one.batches.source): one.batches.source for one in waiting}.values():
             refuse_not_finite(source, "the rows")
+        groups, owners = deal(waiting, here, at_once=_AT_ONCE_BYTES, window=_WINDOW_BYTES)
         with denormals_flushed():
-            outcomes.update(_Workshop(waiting, runtime, overwrite=overwrite).run())
+            own = _Workshop(groups, runtime, overwrite=overwrite, of=len(waiting), here=here).run()
+        outcomes |= collected(own, owners, waiting, runtime, here)
     return [outcomes[number] for number in range(len(jobs))]
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    """A job that is not under way: its number, the steps it will take, and the memory it will need, about."""
-
-    number: int
-    job: Job
-    batches: Batches
-    steps: int
-    bytes: int
-
-    @staticmethod
-    def of(number: int, job: Job, batches: Batches) -> "_Waiting":
-        empty = job.dictionary.build(batches.source.d_in)
-        steps = (batches.total or 0) if empty.trained_by_gradient else 0
-        size = sum(weight.numel() * weight.element_size() for weight in empty.state_dict().values())
-        return _Waiting(number, job, batches, steps, _COPIES * size)
-
-    @property
-    def rows(self) -> tuple[int, int | None, str]:
-        """What it reads: the rows, their order, and which of a stream's."""
-        source = self.batches.source
-        stream = source.stream if isinstance(source, Streamed) else source
-        return id(stream), self.batches.order, source.hook_name if isinstance(source, Streamed) else ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,10 +132,13 @@ class _Workshop:
     number. Worker threads hold torch to one thread, except where a course would have more alone.
     """
 
-    def __init__(self, waiting: Iterable[_Waiting], runtime: Runtime, *, overwrite: bool) -> None:
+    def __init__(
+        self, groups: Sequence[Group], runtime: Runtime, *, overwrite: bool, of: int, here: Ranks = ALONE
+    ) -> None:
         self._runtime, self._overwrite = runtime, overwrite
-        self._waiting = deque(_shared_passes(waiting))
-        self._jobs = sum(map(len, self._waiting))
+        self._waiting = deque(groups)
+        self._jobs = sum(len(group.own) for group in groups)
+        self._label = _label(self._jobs, of, here)
         self._device = runtime.torch_device()
         self._threads = (runtime.threads or torch.get_num_threads()) if self._device.type == "cpu" else 1
         self._free = self._threads
@@ -170,14 +152,14 @@ class _Workshop:
 
     def run(self) -> dict[int, Outcome]:
         """Train everything; outcomes by the jobs' numbers."""
-        total = sum(one.steps for group in self._waiting for one in group)
-        workers = [threading.Thread(target=self._work, daemon=True) for _ in range(min(self._threads, self._jobs))]
+        total = sum(one.steps for group in self._waiting for one in group.own)
+        size = max(1, min(self._threads, self._jobs))  # one to read a stream together with others, at least
+        workers = [threading.Thread(target=self._work, daemon=True) for _ in range(size)]
         before = torch.get_num_threads()
-        label = "Training one dictionary" if self._jobs == 1 else f"Training {self._jobs} dictionaries"
         try:
             for worker in workers:
                 worker.start()
-            with progress(label, total=total, unit="steps") as bar:
+            with progress(self._label, total=total, unit="steps") as bar:
                 going_on = True
                 while going_on:
                     going_on = self._look_after()
@@ -197,39 +179,44 @@ class _Workshop:
 
     def _look_after(self) -> bool:
         """Open the passes that there is room for, and wait a moment; False at the end."""
-        while self._waiting:
-            size = _bytes(self._waiting[0])
-            if self._passes and sum(one.bytes for one in self._passes) + size > _AT_ONCE_BYTES:
-                break
-            self._open(self._waiting.popleft(), size)
+        while self._waiting and self._has_room(self._waiting[0]):
+            self._open(self._waiting.popleft())
         with self._changed:
-            if self._fault is not None or len(self._outcomes) == self._jobs:
+            together = any(one.together for one in self._passes)
+            if self._fault is not None or (len(self._outcomes) == self._jobs and not self._waiting and not together):
                 return False
             self._changed.wait(_LOOK_EVERY_SECONDS)
         return True
 
-    def _open(self, group: list[_Waiting], size: int) -> None:
+    def _has_room(self, group: Group) -> bool:
+        passes = list(self._passes)
+        if group.ways and any(one.together for one in passes):
+            return False  # two at once, and ranks could wait for each other in a circle
+        return not passes or sum(one.bytes for one in passes) + group.bytes <= _AT_ONCE_BYTES
+
+    def _open(self, group: Group) -> None:
         """Make the courses of a pass; what has no steps to take is finished by that."""
-        workers, crowd = max(1, self._threads // self._jobs), max(1.0, self._jobs / self._threads)
+        workers, crowd = max(1, self._threads // max(1, self._jobs)), max(1.0, self._jobs / self._threads)
         courses: dict[int, Course] = {}
-        for one in group:
+        for one in group.own:
             outcome: Outcome | None = None
             try:
                 course = Course(one.job, one.batches, self._runtime, most_workers=workers, crowd=crowd)
+                group.check(one, course)
                 courses[one.number] = course
                 outcome = course.finish(overwrite=self._overwrite) if course.done else None
             except InputError as error:
                 outcome = error
             if outcome is not None:
                 self._enter(one.number, outcome, courses.pop(one.number, None))
-        if courses:
-            followers = {
-                one.number: Follower(courses[one.number], one.batches, one.rows[-1])
-                for one in group
-                if one.number in courses
-            }
+        followers = {
+            one.number: Follower(courses[one.number], one.batches, one.rows[-1])
+            for one in group.own
+            if one.number in courses
+        }
+        if followers or group.ways:
             with self._changed:
-                self._passes.append(Pass(followers, size))
+                self._passes.append(Pass(followers, group.bytes, group.ways))
                 self._changed.notify_all()
 
     def _enter(self, number: int, outcome: Outcome, course: Course | None) -> None:
@@ -299,7 +286,7 @@ class _Workshop:
             if outcome is not None:
                 self._enter(turn.number, outcome, turn.of.followers.pop(turn.number).course)
             turn.of.drop_used()
-            if ended := not turn.of.followers and not turn.of.reading:
+            if ended := turn.of.ended:
                 self._passes.remove(turn.of)
             self._changed.notify_all()
         if ended:
@@ -316,25 +303,7 @@ class _Workshop:
         return course.finish(overwrite=self._overwrite) if course.done else None
 
 
-def _shared_passes(waiting: Iterable[_Waiting]) -> list[list[_Waiting]]:
-    """Jobs by the order of their rows; those of one order in several passes where memory asks for it."""
-    groups: dict[tuple[int, int | None], list[list[_Waiting]]] = {}
-    for one in waiting:
-        passes = groups.setdefault(one.rows[:2], [[]])
-        if passes[-1] and _bytes([*passes[-1], one]) > _AT_ONCE_BYTES:
-            passes.append([])
-        passes[-1].append(one)
-    return [group for passes in groups.values() for group in passes]
-
-
-def _bytes(group: Sequence[_Waiting]) -> int:
-    """Memory of a pass, about: of its dictionaries and of the rows read ahead for them."""
-    return sum(one.bytes for one in group) + _window_bytes(group[0])
-
-
-def _window_bytes(one: _Waiting) -> int:
-    """What a pass holds of rows read ahead; rows that fit one window are held once, whatever the passes."""
-    source = one.batches.source
-    if isinstance(source, Streamed):
-        return source.stream.buffer_bytes
-    return 2 * _WINDOW_BYTES if 4 * source.n * source.d_in > _WINDOW_BYTES else 0
+def _label(jobs: int, of: int, here: Ranks) -> str:
+    if here.size > 1:
+        return f"Training {jobs} of {of} dictionaries (rank {here.rank} of {here.size})"
+    return "Training one dictionary" if jobs == 1 else f"Training {jobs} dictionaries"

@@ -67,6 +67,31 @@ def train(
             )
         return found if found is not None else load(str(out))
     refuse_not_finite(source, "the rows" if stream is None else f"the first {PEEKED_BATCHES} batches")
+    return _through(job, batches, runtime, here, overwrite=overwrite)
+
+
+def train_alone(rows: RowSource, job: Job, *, overwrite: bool = False, runtime: Runtime | None = None) -> Dictionary:
+    """Train a dictionary in this process, whatever the number of ranks; they may do other things meanwhile.
+
+    Args:
+        rows: to train on. Of a stream that several ranks read, only a fit in closed form can be had in this way.
+        job: what to train.
+        overwrite: replace another artifact in the job's folder.
+        runtime: device and the like.
+
+    Raises:
+        InputError: as `train`.
+    """
+    batches = Batches(rows, None, job.training, job.seed)
+    found = job.finished(job.identity(batches), overwrite=overwrite)
+    if found is not None:
+        return found
+    refuse_not_finite(rows, "the rows")
+    return _through(job, batches, runtime or Runtime(), ALONE, overwrite=overwrite)
+
+
+def _through(job: Job, batches: Batches, runtime: Runtime, here: Ranks, *, overwrite: bool) -> Dictionary:
+    """From the start, or the checkpoint, to the artifact."""
     with denormals_flushed():
         course = Course(job, batches, runtime, ranks=here)
         if course.total != 0:
@@ -77,7 +102,7 @@ def train(
 def _steps(course: Course, batches: Batches, here: Ranks) -> None:
     """Take the steps that are left, with a progress bar."""
     shown = time.monotonic()
-    shares = Shares(batches.after(course.step), ALONE if course.is_split else here)
+    shares = Shares(batches, course.step, ALONE if course.is_split else here)
     with progress(f"Training ({course.engine})", total=course.total, unit="steps") as bar, course.at_work():
         bar.advance(course.step)
         for batch in on_device(iter(shares), course.device):

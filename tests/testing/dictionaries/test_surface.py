@@ -16,6 +16,7 @@ from unweave.testing.dictionaries.surface import (
     check_configuration,
     check_directions,
     check_linear_decoder,
+    check_reconstruct,
     check_shapes,
     check_sparse_codes,
 )
@@ -39,6 +40,18 @@ class FlattensRows(Plain):
 class ForwardOfItsOwn(Plain):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + 1
+
+
+class ReconstructsLongerRows(Plain):
+    def reconstruct(self, codes: Tensor, rows: Tensor) -> Tensor:
+        return 2 * super().reconstruct(codes, rows)
+
+
+class ScalesItDoesNotUse(Plain):
+    row_norm = "layer_norm"
+
+    def scales(self, rows: Tensor) -> Tensor:
+        return 2 * super().scales(rows)
 
 
 class NegativeCodes(Plain):
@@ -111,6 +124,8 @@ class KeepsZeros(Plain):
         (check_codes, Silent, "no latent is active"),
         (check_directions, LongerRowsThanItSays, r"directions\(\), beside decode\(e_j\)"),
         (check_directions, DirectionsWithGradient, "must not carry a gradient"),
+        (check_reconstruct, ReconstructsLongerRows, r"reconstruct\(f, x\), beside decode\(f\)"),
+        (check_reconstruct, ScalesItDoesNotUse, "what one unit of latent 0 adds, beside its direction"),
         (check_linear_decoder, SquaresCodes, r"decode\(f\), beside"),
         (check_sparse_codes, RoundsSparseCodes, "encode_sparse of 64 rows, beside encode"),
         (check_sparse_codes, LosesTinyCodes, "not as many active entries"),

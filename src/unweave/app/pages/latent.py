@@ -66,7 +66,7 @@ class _Latent:
                         self._scale()
                 if not self.of_texts:
                     self._where(shown)
-                    self._effects()
+                self._effects()
             with ui.column().classes("gap-4 w-full"):
                 self._numbers()
                 self._tokens()
@@ -77,8 +77,7 @@ class _Latent:
     @property
     def of_texts(self) -> bool:
         """Whether rows are tokens."""
-        layout = self.opened.atlas.layout
-        return layout is not None and layout.kind == "tokens" and self.opened.atlas.thumbnails is None
+        return self.opened.of_texts
 
     def _said_of_places(self) -> str:
         if has_places(self.opened):
@@ -216,7 +215,9 @@ class _Latent:
             later(partial(effect, self.opened, self.latent), self._draw_effects, "Taking it out")
 
     def _draw_effects(self, found: Effect) -> None:
-        chart(charts.effects(found.names, found.change), f"h-[{90 + 26 * len(found.names)}px]")
+        if found.names:
+            options = charts.effects(found.names, found.change, probabilities=found.probabilities)
+            chart(options, f"h-[{90 + 26 * len(found.names)}px]")
         ui.label(found.said).classes("text-sm opacity-80")
 
     def _numbers(self) -> None:

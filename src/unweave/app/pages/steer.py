@@ -1,6 +1,7 @@
 """Latents moved by hand: the picture and the model's answer change at once."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,7 +12,8 @@ from nicegui import events, ui
 from unweave.app import charts
 from unweave.app.opened import Library, OpenAtlas, OpenRun
 from unweave.app.pages.frame import address, card, chart, heading, later, picture, redraw, room, state_of
-from unweave.app.schema import ClassAnswer, DoseCurve, EditOrder, Steered, SteerOrder
+from unweave.app.places import context_html
+from unweave.app.schema import ClassAnswer, DoseCurve, EditOrder, Near, Steered, SteerOrder
 from unweave.app.steering import dose_curve, learn_to_draw, needs_decoder, reach, seconds_to_draw, start_of, steer_by
 from unweave.core.errors import InputError
 
@@ -26,7 +28,7 @@ def add(library: Library) -> None:
     @room(library, "/steer", "steer")
     async def steer(opened: OpenRun, request: Request) -> None:
         chosen = await asyncio.to_thread(opened.atlas, request.query_params.get("of"))
-        state = state_of(request, latent=-1, example=-1, cls="", edits="")
+        state = state_of(request, latent=-1, example=-1, cls="", edits="", text="")
         page = _Steer(chosen, state)
         later(page.first, page.build, "Opening the model")
 
@@ -51,6 +53,7 @@ class _Steer:
             self.edits.append(_Edit(opened.check(latent), "set", 0.0))  # of its strongest image: what it is there for
         self.example: int | None = state["example"] if state["example"] >= 0 else None
         self.of_class: str | None = state["cls"] or None
+        self.text: str | None = state["text"] or None
         self.wanted = latent
         self.scale = "probabilities"
         self.touched: _Edit | None = None
@@ -63,11 +66,11 @@ class _Steer:
     def order(self) -> SteerOrder:
         """What the page shows, as the API takes it."""
         edits = [EditOrder(latent=edit.latent, op=edit.op, value=edit.value) for edit in self.edits]  # type: ignore[arg-type]
-        return SteerOrder(example=self.example, of_class=self.of_class, edits=edits)
+        return SteerOrder(example=self.example, of_class=self.of_class, text=self.text, edits=edits)
 
     def first(self) -> Steered:
-        """The first picture; without a choice it is the image that the latent fires on most."""
-        if self.example is None and self.of_class is None:
+        """The first picture; without a choice it is the example that the latent fires on most."""
+        if self.example is None and self.of_class is None and self.text is None:
             self.example = start_of(self.opened, self.wanted)
         return steer_by(self.opened, self.order())
 
@@ -91,15 +94,20 @@ class _Steer:
                     self.dose_said = ui.label("").classes("text-sm opacity-80")
                     self.dose = ui.column().classes("w-full")
             with ui.column().classes("gap-4 w-full"):
-                with card("Picture", "Of the row before and after, by the pixel decoder"):
-                    self.pictures = ui.row().classes("gap-6").mark("pictures")
+                if self.opened.of_texts:
+                    with card("Text", "The stronger the latent that is moved last, the warmer a token's ground"):
+                        self.told = ui.html("", sanitize=False).classes("font-mono text-sm").mark("text")
+                else:
+                    with card("Picture", "Of the row before and after, by the pixel decoder"):
+                        self.pictures = ui.row().classes("gap-6").mark("pictures")
                 with card("The model's answer"):
                     ui.toggle(["probabilities", "logits"], value=self.scale, on_change=self._scale).props(
                         "dense no-caps flat toggle-color=primary"
                     )
                     self.answers = ui.column().classes("w-full")
                     self.moved = ui.label("").classes("text-sm opacity-80 whitespace-pre-line")
-                with card("Closest images", "By the cosine of their row with the moved one"):
+                what = "texts" if self.opened.of_texts else "images"
+                with card(f"Closest {what}", "By the cosine of their row with the one that moves furthest"):
                     self.near = ui.column().classes("w-full gap-1")
         self._draw_sliders()
         self._draw(found)
@@ -109,9 +117,13 @@ class _Steer:
     def _sources(self) -> None:
         names = self.opened.class_names
         with ui.row().classes("items-end gap-3 w-full"):
-            number = ui.number("image", value=self.example, min=0, precision=0).props("dense outlined")
+            what = "text" if self.opened.of_texts else "image"
+            number = ui.number(what, value=self.example, min=0, precision=0).props("dense outlined")
             number.classes("w-32").on("change", lambda: self._source(example=number.value))
-            if names:
+            if self.opened.of_texts:
+                own = ui.input("or a text of your own", value=self.text or "").props("dense outlined maxlength=2000")
+                own.classes("grow max-w-2xl").mark("own-text").on("change", lambda: self._source(text=own.value))
+            elif names:
                 ui.select(
                     {None: "–", **{name: name for name in names}},
                     value=self.of_class,
@@ -122,10 +134,12 @@ class _Steer:
             ui.space()
             ui.button("Copy link", icon="link", on_click=self._copy).props("flat dense")
 
-    async def _source(self, *, example: float | None = None, of_class: str | None = None) -> None:
-        if example is None and of_class is None:
+    async def _source(
+        self, *, example: float | None = None, of_class: str | None = None, text: str | None = None
+    ) -> None:
+        if example is None and of_class is None and not (text or "").strip():
             return
-        self.example, self.of_class = None if example is None else int(example), of_class
+        self.example, self.of_class, self.text = None if example is None else int(example), of_class, text
         await self._move()
         self._draw_active(self.now)
 
@@ -216,12 +230,19 @@ class _Steer:
     def address(self) -> str:
         """The address of what is shown just now."""
         said = ",".join(f"{edit.latent}:{edit.op}:{edit.value:.4g}" for edit in self.edits)
-        return address(self.run, "steer", of=self.opened.role, example=self.example, cls=self.of_class, edits=said)
+        return address(
+            self.run, "steer", of=self.opened.role, example=self.example, cls=self.of_class, edits=said,
+            text=self.text,
+        )  # fmt: skip
 
     def _draw(self, found: Steered) -> None:
         self.now = found
         self.source.set_text(found.source)
-        self._draw_pictures(found)
+        if self.opened.of_texts:
+            largest = max((one.value or 0.0 for one in found.tokens), default=0.0)
+            self.told.set_content(context_html(found.tokens, largest))
+        else:
+            self._draw_pictures(found)
         self._draw_answers(found)
         self._draw_near(found)
 
@@ -243,7 +264,11 @@ class _Steer:
             self.plots[name] = chart(options, height)
 
     def _draw_answers(self, found: Steered) -> None:
-        said = [f"The row moved by {100 * found.moved:.1f} % of its length."]
+        unit = "nats" if found.answers else "1 - cosine"
+        said = [
+            f"Rows moved by {100 * found.moved:.1f} % of their length. The answer moved by {found.answer_moved:.3g} "
+            f"({unit}), along random directions of the same length by {found.answer_control:.3g} (mean of 4)."
+        ]
         if found.answers:
             most = sorted(found.answers, key=lambda one: -max(one.before, one.after))[:12]
             names, *values = zip(*(_bars(one, self.scale) for one in found.answers if one in most), strict=True)
@@ -254,7 +279,7 @@ class _Steer:
             if abs(change) > _NOTHING:
                 said.insert(0, f"The logit of {moved.name} moves most, by {change:+.3g}.")
         else:
-            said.insert(0, "The model gives no choice between the classes.")
+            said.insert(0, "The model's answer is a vector, no choice between classes.")
         self.moved.set_text("\n".join(said))
 
     async def _scale(self, event: events.ValueChangeEventArguments[Any]) -> None:
@@ -309,10 +334,19 @@ class _Steer:
             for name, near in (("before", found.near_before), ("after", found.near_after)):
                 with ui.row().classes("w-full items-center gap-2 no-wrap"):
                     ui.label(name).classes("w-14 shrink-0 text-sm opacity-70")
+                    if self.opened.of_texts:
+                        self._near_texts(near)
+                        continue
                     with ui.row().classes("gap-2"):
                         for one in near:
                             said = f"image {one.example}, {one.label or ''}, cosine {one.cosine:.3f}"
                             picture(one.image, 52, f"image {one.example}", title=said)
+
+    def _near_texts(self, near: Sequence[Near]) -> None:
+        with ui.column().classes("gap-0 w-full"):
+            for one in near[:5]:
+                said = f"{one.cosine:.3f} · {one.label + ' · ' if one.label else ''}{one.text}"
+                ui.label(said).classes("text-xs font-mono")
 
     async def _draw_dose(self) -> None:
         """The curve of the latent that was moved last, with its value now."""
@@ -323,7 +357,7 @@ class _Steer:
             return
         edit = self.touched if self.touched in self.edits else self.edits[-1]
         order, others = self.order(), [(one.latent, one.op, one.value) for one in self.edits if one is not edit]
-        key = (order.example, order.of_class, edit.latent, others)
+        key = (order.example, order.of_class, order.text, edit.latent, others)
         if self.curve is None or self.curve[0] != key:
             try:
                 self.curve = (key, await asyncio.to_thread(dose_curve, self.opened, order, edit.latent))
@@ -332,6 +366,8 @@ class _Steer:
                 return
         found, percent = self.curve[1], self.scale != "logits"
         lines = dict(zip(found.classes, found.probabilities if percent else found.logits, strict=True))
+        if found.cosines:
+            lines, percent = {"cosine with the answer as it was": found.cosines}, False
         moving = dict(sorted(lines.items(), key=lambda one: min(one[1]) - max(one[1]))[:6])
         self.dose_said.set_text(f"latent {found.latent}")
         at = {"set": edit.value, "ablate": 0.0}.get(edit.op)

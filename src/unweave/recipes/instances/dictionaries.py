@@ -94,8 +94,9 @@ def _fit(
     dictionary = train(rows, wanted, config.training, seed=seed, out=out, runtime=run.runtime)
     sums, codes = ReconstructionSums(judged.d_in), []
     for block in judged.blocks(8192):
-        dense = dictionary.encode(block.to(dictionary.device))
-        sums.add(block, dictionary.decode(dense))
+        own = block.to(dictionary.device)
+        dense = dictionary.encode(own)
+        sums.add(block, dictionary.reconstruct(dense, own))
         codes.append(Codes.from_dense(dense))
     return Fitted(dictionary, Codes.concatenate(codes, dictionary.d_sae), sums.explained_variance)
 

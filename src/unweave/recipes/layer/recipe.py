@@ -10,12 +10,15 @@ from unweave.capture import capture
 from unweave.datasets.base import Dataset, ImageDataset, Split, TextDataset
 from unweave.dictionaries.base import Dictionary, DictionaryConfig
 from unweave.models.adopted import ReadsText
+from unweave.models.trained import Trained
 from unweave.recipes.base import Run, recipe
 from unweave.recipes.classifier import controls
+from unweave.recipes.layer.moving import tell_moves
 from unweave.recipes.layer.study import SPLITS, LayerStudy, Subject, open_subject, sized
-from unweave.recipes.layer.telling import Layer, tell_findings, tell_moves, tell_places, tell_splice, tell_subject
+from unweave.recipes.layer.telling import Layer, tell_findings, tell_places, tell_splice, tell_subject
 from unweave.recipes.sources import Source
 from unweave.store.activations import Activations
+from unweave.store.layout import read_grid
 from unweave.train import train
 
 DEFAULT = LayerStudy()
@@ -52,7 +55,8 @@ def _captured(
 ) -> Activations:
     data: Dataset = subject.train if split == "train" else subject.test
     plain = isinstance(data, TextDataset) or config.rows not in ("position", "pool")
-    source = Source(data=config.data, split=split, data_dir=run.data_dir, model=config.model, seed=run.seed)
+    model = Trained(folder=run.place("model")) if config.taught else config.model
+    source = Source(data=config.data, split=split, data_dir=run.data_dir, model=model, seed=run.seed)
     return capture(
         module,
         data,
@@ -60,10 +64,11 @@ def _captured(
         rows=config.rows,
         side=config.side,
         prefix="keep" if plain else config.prefix,
+        layout=None if config.grid is None else read_grid(config.grid),
         class_names=data.class_names if subject.labelled else None,
         batch_size=_BATCH,
         out=run.place(f"activations@{f'{of},' if of else ''}{split}"),
-        source=None if of or config.taught else source.as_json(),
+        source=None if of else source.as_json(),
     )
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -19,13 +19,13 @@ from unweave.models.base import ModelConfig
 from unweave.models.classifier import train_classifier
 from unweave.models.cnn import CNN
 from unweave.models.fitting import Fit
-from unweave.models.hooks import Side, evaluating, resolve
+from unweave.models.hooks import Side, resolve
 from unweave.models.places import Prefix
-from unweave.models.rest import answers_of
 from unweave.models.rows import RowMeaning
+from unweave.recipes.answers import Answers, answers_to
 from unweave.recipes.base import Run
 from unweave.recipes.sources import build_model, open_data
-from unweave.steer.examples import Examples
+from unweave.store.layout import read_grid
 from unweave.train import Training
 
 SPLITS: tuple[Split, Split] = ("train", "test")
@@ -54,6 +54,8 @@ class LayerStudy:
     "what the module gives, or what it is given"
     prefix: Prefix = "drop"
     "whether tokens before those of an image's patches (class token, registers) give rows: keep or drop"
+    grid: str | None = None
+    "places of the layer's grid, and tokens before them, where shapes leave it open: 7x7, 7x7+1, or 7x7:last"
     examples: int = 5000
     "examples of each split that are looked at, drawn at random where there are more"
     sae: DictionaryConfig = field(default_factory=BatchTopK)
@@ -70,6 +72,8 @@ class LayerStudy:
     "held-out examples on which the reconstruction is put in and latents are moved"
 
     def __post_init__(self) -> None:
+        if self.grid is not None:
+            read_grid(self.grid)
         for name, least in (("examples", 2), ("moved", 0), ("moved_examples", 2)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -89,7 +93,7 @@ class Subject:
         untrained: the same network with a random start; None where it cannot be had.
         train: examples that the dictionary learns from.
         test: held-out ones.
-        names: of the classes that its answers are logits of; None where its answers are something else.
+        answers: what it answers each example with.
         judged: whether the data's classes are those, so that answers can be right or wrong.
         accuracy: on held-out examples, where it was trained here.
     """
@@ -98,9 +102,14 @@ class Subject:
     untrained: nn.Module | None
     train: Dataset
     test: Dataset
-    names: list[str] | None
+    answers: Answers
     judged: bool
     accuracy: float | None
+
+    @property
+    def names(self) -> list[str] | None:
+        """Of the classes that its answers are logits of; None where they are something else."""
+        return self.answers.class_names
 
     @property
     def texts(self) -> bool:
@@ -137,9 +146,9 @@ def open_subject(config: LayerStudy, run: Run) -> Subject:
     some = [drawn(one, config.examples, run.seed) for one in whole]
     device = run.runtime.torch_device()
     module = module.to(device).eval()
-    names = class_names_of(module, some[1], taught=config.taught)
-    judged = names is not None and names == list(some[1].class_names)
-    return Subject(module, untrained, some[0], some[1], names, judged, accuracy)
+    answers = answers_to(module, some[1], taught=config.taught)
+    judged = answers.class_names is not None and answers.class_names == list(some[1].class_names)
+    return Subject(module, untrained, some[0], some[1], answers, judged, accuracy)
 
 
 def _untrained(beside: ModelConfig, config: LayerStudy, data: Dataset, run: Run) -> nn.Module | None:
@@ -148,30 +157,6 @@ def _untrained(beside: ModelConfig, config: LayerStudy, data: Dataset, run: Run)
         return None  # it is untrained as it is, or nobody knows
     module = build_model(beside, data, run.seed + 1)
     return module.to(run.runtime.torch_device()).eval()
-
-
-@torch.no_grad()
-def class_names_of(module: nn.Module, data: Dataset, *, taught: bool = False) -> list[str] | None:
-    """Names of the classes that the network answers with; None where its answers are no choice between classes.
-
-    A network that knows says so (`class_names`, empty where it has none). Of any other, and where nobody named its
-    classes, answers are taken for logits of the data's classes where there are as many of them.
-    """
-    if taught:
-        return list(data.class_names)
-    device = next((one.device for one in module.parameters()), torch.device("cpu"))
-    first = next(Examples(data, None, None, module).batches(2)).to(device)
-    with evaluating(module):
-        answers = answers_of(module(first))
-    if answers.ndim != 2:
-        raise InputError(
-            f"the network answers each example with {list(answers.shape[1:])}; it needs one vector for each: wrap "
-            "it in a module that gives logits or an embedding"
-        )
-    said: Any = getattr(module, "class_names", None)
-    if said is not None:
-        return list(said) if len(said) == answers.shape[1] else None
-    return list(data.class_names) if answers.shape[1] == len(data.class_names) > 1 else None
 
 
 def sized(config: LayerStudy, rows: int, width: int) -> DictionaryConfig:

@@ -5,17 +5,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from torch import nn
 
 from unweave.analyze import Atlas
-from unweave.core.errors import InputError
 from unweave.core.seeds import numpy_generator
 from unweave.dictionaries.base import Dictionary
 from unweave.figures.kept import kept_figure
 from unweave.metrics.localisation import dealt_again, localisation
+from unweave.models.adopted import Adopted
+from unweave.recipes.answers import Answers
 from unweave.recipes.base import Run
 from unweave.recipes.classifier import findings
 from unweave.recipes.layer.study import LayerStudy, Subject, few
-from unweave.steer import dose_response
 from unweave.steer.fidelity import Fidelity, Kept, fidelity
 from unweave.store.activations import Activations
 
@@ -75,15 +76,31 @@ def tell_subject(subject: Subject, rows: Activations, run: Run) -> None:
                 f", over the part of the image from {100 * top:.0f} to {100 * bottom:.0f} % of its height and "
                 f"{100 * left_side:.0f} to {100 * right:.0f} % of its width"
             )
-    answers = "answers that are no choice between classes" if subject.names is None else f"{len(subject.names)} classes"
+    answers = _said_of_answers(subject.answers)
     facts = [
-        ("network", type(subject.module).__name__ + f", {answers}"),
+        ("network", f"{own_name(subject.module)}, {answers}"),
         ("layer", f"{rows.hook_name}, rows of width {rows.d_in}"),
         ("rows", meaning),
         ("examples", f"{len(subject.train):,} {what} to learn from, {len(subject.test):,} held out"),
     ]
     run.section("What is looked at", "The dictionary is judged on rows that it did not learn from.")
     run.table(["", ""], [list(fact) for fact in facts])
+
+
+def _said_of_answers(answers: Answers) -> str:
+    """What they are, in words."""
+    said = {"classes": "{} classes", "tokens": "the next of {} tokens", "vectors": "vectors of {} numbers for answers"}
+    return said[answers.kind].format(f"{answers.width:,}")
+
+
+def own_name(network: nn.Module) -> str:
+    """What a network is called where it comes from: its class, and its architecture where its library names one."""
+    inner = network.inner if isinstance(network, Adopted) else network
+    name = type(inner).__name__
+    for said in (getattr(inner, "pretrained_cfg", None), getattr(inner, "default_cfg", None)):  # as timm has it
+        if isinstance(said, Mapping) and isinstance(said.get("architecture"), str):
+            return f"{said['architecture']} ({name})"
+    return name
 
 
 def tell_places(found: Layer, run: Run) -> None:
@@ -133,7 +150,7 @@ def tell_splice(found: Layer, run: Run) -> None:
             rows=config.rows,
             side=config.side,
             layout=found.rows.layout,
-            logits=subject.names is not None,
+            logits=subject.answers.kind != "vectors",
             out=run.place(f"splice{suffix}"),
         )
         run.record(measured[name].metrics, condition="" if name == "dictionary" else name)
@@ -146,7 +163,7 @@ def tell_splice(found: Layer, run: Run) -> None:
         "that says nothing would leave.",
     )
     agreement = None
-    if subject.names is not None:
+    if subject.answers.kind != "vectors":
         agreement = {name: one.agreement for name, one in kept.items() if one.agreement is not None}
     figure = kept_figure({name: one.explained for name, one in kept.items()}, agreement)
     run.show("splice", figure, f"What is left of the answers to {main.n:,} held-out examples.")
@@ -183,70 +200,6 @@ def _said_of_splice(main: Fidelity, measured: Mapping[str, Fidelity]) -> str:
 def _share(kept: Kept) -> str:
     """In words where answers lie further from the model's own than their mean does."""
     return f"{100 * kept.explained:.0f} %" if kept.explained >= 0 else "none"
-
-
-def tell_moves(found: Layer, run: Run) -> None:
-    """What moving a few latents does to the answers, beside random directions."""
-    subject, config = found.subject, found.config
-    if subject.names is None or not config.moved or not len(found.live):
-        why = "its answers are no choice between classes" if subject.names is None else "no latent is live"
-        if config.moved:
-            run.section("What does moving a latent do?", f"Not asked: {why}.")
-        return
-    examples = few(subject, config, run.seed)
-    try:
-        response = dose_response(
-            subject.module,
-            found.sae,
-            examples,
-            latents=found.best(config.moved),
-            at=config.at,
-            rows=config.rows,
-            side=config.side,
-            layout=found.rows.layout,
-            class_names=subject.names,
-            labels=examples.labels if subject.judged else None,
-            doses=(0.0, 0.5, 1.0, 2.0),
-            seed=run.seed,
-            batch_size=64,
-            out=run.place("steering"),
-        )
-    except InputError as error:  # a latent of the whole store may be silent on these few examples
-        if "never active" not in str(error):
-            raise
-        run.artifacts.pop("steering", None)
-        run.section("What does moving a latent do?", f"Not asked: {error}")
-        return
-    effects = response.strongest()
-    run.section(
-        "What does moving a latent do?",
-        "A latent is set to multiples of its largest value at all places of each example, and the rest of the network "
-        "goes on from there; what the dictionary misses stays. The control moves rows as far along random directions.",
-    )
-    run.table(
-        ["latent", "moves most", "change of its logit", "95 % band", "random directions", "beyond them"],
-        [
-            [
-                str(one.latent),
-                one.class_name,
-                f"{one.change:+.2f}",
-                f"{one.band[0]:+.2f} to {one.band[1]:+.2f}",
-                f"{one.control[0]:+.2f} to {one.control[1]:+.2f}",
-                "yes" if one.beyond else "no",
-            ]
-            for one in effects
-        ],
-        note=f"At the dose that moves rows furthest; means over {response.n:,} held-out examples.",
-        main=2,
-    )
-    first = effects[0].latent
-    run.show("dose", response.figure(first), f"Latent {first}. Grey: the middle 95 % of random directions.")
-    beyond = sum(one.beyond for one in effects)
-    run.record({"steering/latents": float(len(effects)), "steering/beyond_random": float(beyond)})
-    run.findings.append(
-        f"Moved to twice its largest value at all places, {beyond} of {len(effects)} latents change a logit beyond "
-        "what moves of the same length along random directions do."
-    )
 
 
 def tell_findings(found: Layer, run: Run) -> None:

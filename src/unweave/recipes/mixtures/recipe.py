@@ -158,9 +158,10 @@ def _reconstruction(dictionaries: Sequence[Dictionary], judged: KnownRows) -> di
     """Means over dictionaries of squared error an entry, explained variance and L0."""
     errors, explained, active = [], [], []
     for dictionary in dictionaries:
-        codes = dictionary.encode(judged.rows.to(dictionary.device))
+        own = judged.rows.to(dictionary.device)
+        codes = dictionary.encode(own)
         sums = ReconstructionSums(judged.rows.shape[1])
-        sums.add(judged.rows, dictionary.decode(codes))
+        sums.add(judged.rows, dictionary.reconstruct(codes, own))
         errors.append(sums.sum_squares / judged.rows.shape[1])
         explained.append(sums.explained_variance)
         active.append(float((codes != 0).sum()) / len(codes))

@@ -102,7 +102,8 @@ def measure(dictionary: Dictionary, judged: KnownRows) -> dict[str, float]:
     assert judged.directions is not None
     codes = torch.cat([dictionary.encode(block.to(dictionary.device)).cpu() for block in judged.rows.split(4096)])
     sums = ReconstructionSums(judged.rows.shape[1])
-    sums.add(judged.rows, dictionary.decode(codes.to(dictionary.device)))
+    back = dictionary.reconstruct(codes.to(dictionary.device), judged.rows.to(dictionary.device))
+    sums.add(judged.rows, back)
     fired = (codes != 0).sum(0).numpy()
     similarity = cosines(judged.directions.numpy(), dictionary.directions().cpu().numpy())
     matching = match(similarity)

@@ -192,8 +192,9 @@ def _encoded(dictionaries: Mapping[str, Dictionary], rows: Activations) -> dict[
     for name, sae in dictionaries.items():
         parts = []
         for block in rows.blocks(8192):
-            codes = sae.encode(block.to(sae.device))
-            parts.append((codes.cpu(), block - sae.decode(codes).cpu()))
+            own = block.to(sae.device)
+            codes = sae.encode(own)
+            parts.append((codes.cpu(), block - sae.reconstruct(codes, own).cpu()))
         codes, residual = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         found[name] = Encoded(name, sae, codes, residual)
     return found

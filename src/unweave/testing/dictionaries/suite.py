@@ -17,6 +17,7 @@ from unweave.testing.dictionaries.surface import (
     check_configuration,
     check_directions,
     check_linear_decoder,
+    check_reconstruct,
     check_shapes,
     check_sparse_codes,
 )
@@ -28,6 +29,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_codes,
     check_directions,
     check_linear_decoder,
+    check_reconstruct,
     check_sparse_codes,
     check_loss,
     check_gradients,

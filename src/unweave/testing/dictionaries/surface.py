@@ -63,6 +63,29 @@ def check_linear_decoder(subject: Subject) -> None:
     expect_close(dictionary.decode(-3 * codes), 4 * origin - 3 * expected, "decode(−3 f), beside what f gives")
 
 
+def check_reconstruct(subject: Subject) -> None:
+    """Codes are given back in the rows that they are of, where one unit of a latent is `scales` times its direction.
+
+    `reconstruct(codes, rows)` is `decode(codes)` and `scales` is 1 unless the kind normalises rows one by one.
+    """
+    for dictionary in (subject.moved(), subject.trained):
+        rows = subject.held_out[:12]
+        codes, scales = dictionary.encode(rows), dictionary.scales(rows)
+        back = dictionary.reconstruct(codes, rows)
+        expect_close(dictionary(rows), back, "forward(x), beside reconstruct(encode(x), x)")
+        expect(list(scales.shape) == [len(rows), 1], f"scales of {list(rows.shape)} has shape {list(scales.shape)}")
+        if dictionary.row_norm is None:
+            expect_close(back, dictionary.decode(codes), "reconstruct(f, x), beside decode(f)")
+            expect_close(scales, torch.ones_like(scales), "scales, beside 1")
+        if not subject.claims.linear_decoder:
+            continue
+        for latent, direction in enumerate(dictionary.directions()[:4]):
+            more = codes.clone()
+            more[:, latent] += 1
+            added = dictionary.reconstruct(more, rows) - back
+            expect_close(added, scales * direction, f"what one unit of latent {latent} adds, beside its direction")
+
+
 def check_sparse_codes(subject: Subject) -> None:
     """`encode_sparse` holds the active entries of `encode`, and nothing else."""
     for dictionary in (subject.moved(), subject.trained):

@@ -1,0 +1,158 @@
+"""What moving latents does to the answers, on the page of a layer: logits of classes, next tokens, or vectors."""
+
+from unweave.core.errors import InputError
+from unweave.figures.contexts import shown
+from unweave.recipes.base import Run
+from unweave.recipes.layer.study import few
+from unweave.recipes.layer.telling import Layer
+from unweave.steer import MovedAnswers, dose_response, moved_answers
+
+_TITLE = "What does moving a latent do?"
+_DOSES = (0.0, 0.5, 1.0, 2.0)
+_MOST_TEXTS = 3
+_LONGEST = 90
+
+
+def tell_moves(found: Layer, run: Run) -> None:
+    """What moving a few latents does to the answers, beside random directions."""
+    subject, config = found.subject, found.config
+    if not config.moved:
+        return
+    if not len(found.live):
+        run.section(_TITLE, "Not asked: no latent is live.")
+        return
+    if subject.names is None or subject.texts:
+        _tell_answers(found, run)
+        return
+    examples = few(subject, config, run.seed)
+    try:
+        response = dose_response(
+            subject.module,
+            found.sae,
+            examples,
+            latents=found.best(config.moved),
+            at=config.at,
+            rows=config.rows,
+            side=config.side,
+            layout=found.rows.layout,
+            class_names=subject.names,
+            labels=examples.labels if subject.judged else None,
+            doses=_DOSES,
+            seed=run.seed,
+            batch_size=64,
+            out=run.place("steering"),
+        )
+    except InputError as error:  # a latent of the whole store may be silent on these few examples
+        if "never active" not in str(error):
+            raise
+        run.artifacts.pop("steering", None)
+        run.section(_TITLE, f"Not asked: {error}")
+        return
+    effects = response.strongest()
+    run.section(
+        _TITLE,
+        "A latent is set to multiples of its largest value at all places of each example, and the rest of the network "
+        "goes on from there; what the dictionary misses stays. The control moves rows as far along random directions.",
+    )
+    run.table(
+        ["latent", "moves most", "change of its logit", "95 % band", "random directions", "beyond them"],
+        [
+            [
+                str(one.latent),
+                one.class_name,
+                f"{one.change:+.2f}",
+                f"{one.band[0]:+.2f} to {one.band[1]:+.2f}",
+                f"{one.control[0]:+.2f} to {one.control[1]:+.2f}",
+                "yes" if one.beyond else "no",
+            ]
+            for one in effects
+        ],
+        note=f"At the dose that moves rows furthest; means over {response.n:,} held-out examples.",
+        main=2,
+    )
+    first = effects[0].latent
+    run.show("dose", response.figure(first), f"Latent {first}. Grey: the middle 95 % of random directions.")
+    beyond = sum(one.beyond for one in effects)
+    run.record({"steering/latents": float(len(effects)), "steering/beyond_random": float(beyond)})
+    run.findings.append(
+        f"Moved to twice its largest value at all places, {beyond} of {len(effects)} latents change a logit beyond "
+        "what moves of the same length along random directions do."
+    )
+
+
+def _tell_answers(found: Layer, run: Run) -> None:
+    """The same of texts, and of answers that are no choice between classes."""
+    subject, config = found.subject, found.config
+    try:
+        moved = moved_answers(
+            subject.module,
+            found.sae,
+            few(subject, config, run.seed),
+            latents=found.best(config.moved),
+            at=config.at,
+            names=subject.answers.names,
+            rows=config.rows,
+            side=config.side,
+            layout=found.rows.layout,
+            doses=_DOSES,
+            seed=run.seed,
+            out=run.place("steering"),
+        )
+    except InputError as error:  # a latent of the whole store may be silent on these few examples
+        if "never active" not in str(error):
+            raise
+        run.artifacts.pop("steering", None)
+        run.section(_TITLE, f"Not asked: {error}")
+        return
+    what = "the divergence of its probabilities in nats" if moved.logits else "1 − cosine with the answer as it was"
+    followed = (
+        " Of all classes or tokens the one whose mean probability moves most is named; because it is the most moved of "
+        "many, it is held against the most that a random direction moves any."
+        if moved.logits
+        else ""
+    )
+    run.section(
+        _TITLE,
+        "A latent is set to multiples of its largest value in all rows of each example, and the rest of the network "
+        "goes on from there; what the dictionary misses stays. The control moves rows as far along random directions. "
+        f"How far an answer moves is {what}.{followed}",
+    )
+    _tabulate(moved, run)
+    beyond = sum(one.beyond for one in moved.strongest())
+    run.record({"steering/latents": float(len(moved.latents)), "steering/beyond_random": float(beyond)})
+    run.findings.append(
+        f"Moved to twice its largest value in all rows, {beyond} of {len(moved.latents)} latents move the answers "
+        "further than moves of the same length along random directions do."
+    )
+    for latent in moved.latents:
+        run.show(f"moved-{latent}", moved.figure(latent), f"Latent {latent}, on {moved.n:,} held-out examples.")
+
+
+def _tabulate(moved: MovedAnswers, run: Run) -> None:
+    """A line for each latent, and a few texts before and after."""
+    rows, headings = [], ["latent", "answers move by", "95 % band", "random directions", "beyond them"]
+    for one in moved.strongest():
+        row = [
+            str(one.latent),
+            f"{one.change:.3g}",
+            *(f"{low:.3g} to {high:.3g}" for low, high in (one.band, one.control)),
+        ]
+        row.append("yes" if one.beyond else "no")
+        if moved.logits:
+            row += [shown(one.answer), f"{100 * one.probability:+.2f}", f"± {100 * one.by_chance:.2f}"]
+        rows.append(row)
+    if moved.logits:
+        headings += ["moves most", "its probability, points of %", "random directions, any"]
+    note = f"At the dose that moves rows furthest; means over {moved.n:,} held-out examples."
+    run.table(headings, rows, note=note, main=1)
+    texts = [(latent, one) for latent in moved.latents for one in moved.texts_of(latent)[:_MOST_TEXTS]]
+    if texts and moved.logits:
+        run.table(
+            ["latent", "text", "answer before", "then"],
+            [[str(latent), _cut(" ".join(map(shown, one.tokens))), one.before, one.after] for latent, one in texts],
+            note="Texts on which the latent is strongest; the likeliest answer and its probability.",
+        )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
