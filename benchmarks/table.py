@@ -37,6 +37,7 @@ def build(results: Path) -> str:
         _analysis,
         _ablation,
         _reading,
+        _streaming,
         _app,
         _rating,
     )
@@ -209,6 +210,20 @@ def _reading(found: dict[str, Any]) -> Iterator[str]:
             _number(1 / row["share_of_plain"]["median"]),
             *[_NOTHING] * 4,
         )
+
+
+def _streaming(found: dict[str, Any]) -> Iterator[str]:
+    """Many dictionaries from one stream, beside a stream for each, and beside a store that is written first."""
+    for row in found.get("streaming", {}).get("rows", []):
+        others = {"a stream each": "a stream each", "stored first": f"stored first ({row['store_mib']:,.0f} MiB)"}
+        for side, called in others.items():
+            yield _line(
+                f"streaming, {row['dictionaries']} dictionaries at once, {row['rows']:,} rows",
+                f"{_number(row['seconds']['one stream']['median'])} s",
+                f"{called}: {_number(row['seconds'][side]['median'])} s",
+                _number(row["times_as_fast"][side]["median"]),
+                *[_NOTHING] * 4,
+            )
 
 
 def _app(found: dict[str, Any]) -> Iterator[str]:

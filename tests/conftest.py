@@ -1,5 +1,6 @@
 """What every test gets: shapes checked at run time, real data where it is at hand, no progress bars, few threads."""
 
+import gc
 import os
 
 os.environ["MPLBACKEND"] = "Agg"
@@ -44,6 +45,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made stays to the end: no collection has to look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let it go, as at every end."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

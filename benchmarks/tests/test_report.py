@@ -109,3 +109,17 @@ def test_a_page_without_markers_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no place for the table"):
         table.write(tmp_path, page, tmp_path)
     assert page.read_text() == "nothing here\n"
+
+
+def test_streams_stand_beside_both_other_ways() -> None:
+    sides = {"one stream": 2.0, "a stream each": 8.0, "stored first": 3.0}
+    row = {
+        "dictionaries": 8,
+        "rows": 262_144,
+        "store_mib": 64.0,
+        "seconds": {side: {"median": seconds} for side, seconds in sides.items()},
+        "times_as_fast": {side: {"median": sides[side] / 2} for side in ("a stream each", "stored first")},
+    }
+    each, stored = table._streaming({"streaming": {"rows": [row]}})
+    assert each.startswith("| streaming, 8 dictionaries at once, 262,144 rows | 2 s | a stream each: 8 s | 4 |")
+    assert "| 2 s | stored first (64 MiB): 3 s | 1.5 |" in stored

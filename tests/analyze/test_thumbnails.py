@@ -7,7 +7,8 @@ import torch
 from unweave.analyze import Analysis, analyze
 from unweave.analyze.thumbnails import ImageReader, Thumbnails
 from unweave.core.errors import InputError
-from unweave.datasets.base import MemoryImages
+from unweave.datasets.base import ImageBatch, MemoryImages
+from unweave.datasets.streamed import StreamedImages
 
 BYTES = torch.arange(5 * 3 * 4 * 6, dtype=torch.int64).remainder(256).to(torch.uint8).view(5, 3, 4, 6)
 
@@ -134,3 +135,28 @@ def test_the_images_of_another_split_are_refused(rows, store_of, dictionary_of):
     other = MemoryImages(torch.zeros(120, 1, 2, 2, dtype=torch.uint8), torch.zeros(120, dtype=torch.int64), ["a"])
     with pytest.raises(InputError, match="120 images, but 90 examples were captured"):
         analyze(dictionary_of(x), store_of(x, label), images=other)
+
+
+class Stream(StreamedImages):
+    """Twenty shades in order, of which one cannot be read; counts how many batches were asked for."""
+
+    def __init__(self, n=20):
+        self.shape, self.class_names, self.id, self.n, self.given = (1, 4, 4), [], "shades", n, 0
+
+    def batches(self, batch_size):
+        for index in torch.arange(self.n).split(6):
+            self.given += 1
+            kept = index[index != 7]
+            yield ImageBatch((kept / 255).view(-1, 1, 1, 1).expand(-1, 1, 4, 4), kept, kept)
+
+
+def test_pictures_of_a_stream_come_in_one_pass_that_ends_with_the_last():
+    stream = Stream()
+    found = ImageReader(stream).thumbnails(np.array([9, 2, 8, 2, 13]))
+    assert found.example.tolist() == [2, 8, 9, 13]
+    assert found.pixels[:, 0, 0, 0].tolist() == [2, 8, 9, 13]
+    assert stream.given == 3
+    with pytest.raises(InputError, match="example 7 was captured, but the stream does not give it again"):
+        ImageReader(Stream()).thumbnails(np.array([2, 7]))
+    with pytest.raises(InputError, match="example 30 was captured"):
+        ImageReader(Stream()).thumbnails(np.array([2, 30]))

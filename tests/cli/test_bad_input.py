@@ -102,7 +102,23 @@ def test_no_time_below_zero_passes_between_checkpoints(seconds: float) -> None:
 def test_the_hub_is_reached_by_a_fresh_process() -> None:
     pytest.importorskip("huggingface_hub")
     code = "import unweave as uw; uw.load('hf://org/repo')"
-    ended = subprocess.run(  # noqa: S603 - this program
-        [sys.executable, "-c", code], env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert "InputError: hf://org/repo: the hub is switched off by HF_HUB_OFFLINE" in ended.stderr, ended.stderr
+
+
+def test_a_run_that_was_refused_before_it_began_leaves_its_folder_free(tmp_path: Path, cli: Cli) -> None:
+    line = f"run layer --data digits --out {tmp_path}/run --model trained --model.folder"
+    refused(cli, f"{line} {tmp_path}/nowhere", "nowhere")
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_examples_are_no_store(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no examples"):
+        capture(torch.nn.Sequential(torch.nn.Linear(6, 4)), torch.zeros(0, 6), at="0", out=tmp_path / "store")
+    assert not (tmp_path / "store").exists()

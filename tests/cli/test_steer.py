@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from unweave.steer import Response, load_splice
+from unweave.steer import MovedAnswers, Response, load_splice
+from unweave.store.activations import Activations
 
 MODEL = "run/artifacts/model"
 FEW = "--controls 3 --doses 0,1 --unit value"
@@ -103,3 +104,87 @@ def test_its_help_names_the_models(cli: Callable) -> None:
     ended = cli("steer --help")
     assert ended.code == 0
     assert "MODEL DICTIONARY --latents" in ended.out
+
+
+PATCHES = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    class_names = []
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.patch, self.mix, self.head = nn.Conv2d(1, 6, 4, 4), nn.Linear(6, 6), nn.Linear(6, 5)
+
+    def forward(self, x):
+        rows = self.patch(x).flatten(2).transpose(1, 2)
+        rows = self.mix(torch.cat([rows.new_ones(len(x), 1, 6), rows], 1))
+        return self.head(rows.mean(1))
+
+def make():
+    return Net()
+"""
+
+
+def test_a_store_by_position_says_where_its_rows_come_from(cli: Callable, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(PATCHES)
+    store, sae, out = (tmp_path / name for name in ("acts", "sae", "out"))
+    model = f"--model custom --model.factory {tmp_path / 'net.py'}:make"
+    ended = cli(f"capture {model} --at mix --rows position --prefix drop --grid 2x2+1 --split test --out {store}")
+    assert ended.code == 0, ended.err
+    layout = Activations(store).layout
+    assert layout is not None
+    assert (layout.height, layout.width, layout.prefix, layout.prefix_dropped) == (2, 2, 1, True)
+    assert cli(f"train {store} --sae.d-sae 16 --sae.k 3 --training.steps 20 --out {sae}").code == 0
+    line = f"steer {sae} --activations {store} --latents 2 {FEW} --examples 10 --out {out}"
+    ended = cli(line)
+    assert ended.code == 0, ended.err
+    assert "1 - cosine" in ended.out
+    assert "of the variance of its answers is kept" in ended.out
+    everywhere = MovedAnswers(out / "moved")
+    assert not everywhere.logits
+    ended = cli(f"{line}2 --places 0:1")
+    assert ended.code == 0, ended.err
+    one = MovedAnswers(Path(f"{out}2") / "moved")
+    assert one.manifest.config["positions"] == [2]
+    assert 0 < one.curve(2, "length")[-1] < everywhere.curve(2, "length")[-1]
+    for flags, message in (
+        ("--places 5:5", "there is no place (5, 5): the grid is 2 × 2"),
+        ("--places 5", "places are ROW:COLUMN"),
+        ("--rows flatten --tokens 1", "are for rows by position"),
+        ("--grid 3x3", "which is no grid of 3 × 3 places"),
+        ("--grid 3by3", "a grid is HEIGHTxWIDTH"),
+    ):
+        ended = cli(f"{line}3 {flags}")
+        assert ended.code == 2, ended.err
+        assert message in ended.err
+
+
+@pytest.mark.parametrize("network", ["gpt2", "bert", "sentences"])
+def test_texts_are_steered(cli: Callable, tmp_path: Path, network: str) -> None:
+    networks = pytest.importorskip("tiny_networks", reason="needs transformers")
+    folder, store, sae, out = (tmp_path / name for name in ("net", "acts", "sae", "out"))
+    networks.write_network(network, folder)
+    texts = tmp_path / "texts.tsv"
+    lines = [f"{' '.join(networks.WORDS[n : n + 4])}\t{('no', 'yes')[n % 2]}" for n in range(16)]
+    texts.write_text("\n".join(["text\tlabel", *lines]))
+    at = {"gpt2": "transformer.h.0", "bert": "bert.encoder.layer.0", "sentences": "encoder.layer.0"}[network]
+    for line in (
+        f"capture --model pretrained --model.name {folder} --data text-file --data-dir {texts} --at {at} "
+        f"--rows position --out {store}",
+        f"train {store} --sae.d-sae 16 --sae.k 4 --training.steps 20 --out {sae}",
+    ):
+        ended = cli(line)
+        assert ended.code == 0, ended.err
+    ended = cli(f"steer {sae} --activations {store} --latents 3 {FEW} --tokens=-1 --out {out}")
+    assert ended.code == 0, ended.err
+    found = MovedAnswers(out / "moved")
+    assert found.logits == (network != "sentences")
+    assert ("its probability" in ended.out) == found.logits
+    assert found.manifest.config["positions"] == [-1]
+    assert (out / "figures" / "latent-3.png").is_file()
+    ended = cli(f"steer {sae} --activations {store} --latents 3 --places 0:0 --out {out}2")
+    assert ended.code == 2
+    assert "name them by --tokens" in ended.err

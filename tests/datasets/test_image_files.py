@@ -58,6 +58,12 @@ def test_it_is_the_shorter_side_resized_then_the_centre_cropped(tmp_path):
     assert np.array_equal(read_image(path, 10, 3), np.asarray(whole).transpose(2, 0, 1))
 
 
+def test_sides_whose_ratio_is_no_binary_fraction_are_read_too(tmp_path):
+    for width, side in ((174, 168), (221, 7), (133, 96), (107, 224)):
+        path = save(Image.new("RGB", (width, width + 30)), tmp_path / f"{width}.png")
+        assert read_image(path, side, 3).shape == (3, side, side)
+
+
 def test_reduction_is_antialiased(tmp_path):
     board = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)
     path = save(Image.fromarray(board), tmp_path / "a.png")

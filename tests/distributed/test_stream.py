@@ -75,8 +75,35 @@ sys.exit(doors.main(["train"]))
 """
 
 
+_UNREADABLE = """
+import os, sys
+import rank_stream
+from unweave.capture import StreamedRows
+from unweave.cli import main as doors
+from unweave.core.errors import InputError
+
+class Broken(rank_stream.InOrder):
+    def __iter__(self):
+        for number, batch in enumerate(super().__iter__()):
+            if number == 3 and os.environ["RANK"] == "1":
+                raise InputError("this file is no image")
+            yield batch
+
+def work(given, program):
+    StreamedRows(rank_stream.Counted(), Broken(), at="inner.3").d_in
+
+doors.COMMANDS["train"] = work
+sys.exit(doors.main(["train"]))
+"""
+
+
 @pytest.mark.parametrize(
-    ("program", "said"), [(_FAILS, "no more today"), (_OTHERS, "reads other examples than rank 0")], ids=["a", "b"]
+    ("program", "said"),
+    [
+        pytest.param(_FAILS, "no more today", id="the model"),
+        pytest.param(_OTHERS, "reads other examples than rank 0", id="other examples"),
+        pytest.param(_UNREADABLE, "this file is no image", id="a file", marks=pytest.mark.slow),
+    ],
 )
 def test_what_ends_a_stream_on_one_rank_is_said_once(run, script, monkeypatch, program: str, said: str) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(rank_stream.__file__).parent), prepend=":")

@@ -5,12 +5,13 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 from faulting import ERROR, RIGHT
-from faulting.stages import STAGES, WHOLE, warm_up
+from faulting.stages import STAGES, WHOLE
 
 from unweave.analyze import Atlas
 from unweave.analyze.maps import load_map
@@ -28,6 +29,9 @@ from unweave.store import artifact
 from unweave.store.activations import Activations
 from unweave.store.verify import verify
 from unweave.study import Study
+
+if TYPE_CHECKING:
+    from conftest import Ground
 
 SEED = 7
 FLIPS, CUTS = 4, 2
@@ -99,13 +103,10 @@ READERS: dict[str, tuple[str, Callable[[Path], str]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def whole(ground: "Ground") -> Path:
     """What the stages leave, in `right`, and their inputs."""
-    folder, threads = tmp_path_factory.mktemp("whole"), torch.get_num_threads()
-    warm_up(folder / "inputs", folder / "right", tuple(READERS))
-    torch.set_num_threads(threads)
-    return folder
+    return ground.inputs.parent
 
 
 Damage = Callable[[Path, random.Random], None]

@@ -13,7 +13,7 @@ import pytest
 from faulting import ERROR, RIGHT
 from faulting.faults import DiskFull, Fault, interrupted, killed
 from faulting.stages import STAGES, rate_in_little_room
-from faulting.trials import do, left, work
+from faulting.trials import do, half_written, left, work
 
 if TYPE_CHECKING:
     from conftest import Ground
@@ -32,7 +32,7 @@ def trial(ground: "Ground", stage: str, place: Path, fault: Fault, moment: int, 
     if ended.how == "error":
         assert str(place) in ended.text, f"{said}: {ended.text}"
         assert "start again" in ended.text, f"{said}: {ended.text}"
-        assert not list(place.rglob(".*writing-*")), f"{said}: something half-written is left"
+        assert not half_written(place), f"{said}: something half-written is left"
     check_started_again(ground, stage, place, said)
     tally(ERROR if ended.how == "error" else RIGHT)
 

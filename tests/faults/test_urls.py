@@ -12,6 +12,7 @@ import pytest
 import torch
 from faulting import ERROR, RIGHT
 from faulting.stages import ALWAYS, images, network
+from torch import nn
 
 from unweave.capture import capture
 from unweave.core.errors import StoreError
@@ -78,9 +79,10 @@ def server() -> Iterator[Server]:
     found.running.stop()
 
 
-def captured(out: str | Path) -> Activations:
+def captured(out: str | Path, net: nn.Module | None = None, **settings: Any) -> Activations:
     """What the inputs of all stages hold as `rows`, without labels."""
-    return capture(network(), images(), at="2", out=out, batch_size=40, shard_bytes=4096)
+    settings = {"at": "2", "out": out, "batch_size": 40, "shard_bytes": 4096, **settings}
+    return capture(net or network(), images(), **settings)  # type: ignore[no-any-return]
 
 
 def trained(place: str | Path, out: Path) -> Dictionary:
@@ -195,12 +197,22 @@ def test_objects_that_are_cut_or_vanish_while_a_training_reads(
         tally(RIGHT)
 
 
-def captured_until(number: int, url: str, environment: dict[str, str]) -> None:
-    """Capture, and be killed before the n-th upload."""
+def captured_until(method: str, number: int, url: str, environment: dict[str, str]) -> None:
+    """Capture over what is there, and be killed before the n-th upload, note or removal."""
     os.environ.update(environment)
     with pytest.MonkeyPatch.context() as patch:
-        at_call(patch, "put", number, lambda: os.kill(os.getpid(), signal.SIGKILL))
-        captured(url)
+        at_call(patch, method, number, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        captured(url, overwrite=True)
+
+
+def calls_of(url: str, environment: dict[str, str]) -> int:
+    """Capture over what is there; how often the model ran."""
+    os.environ.update(environment)
+    calls: list[None] = []
+    net = network()
+    with net[0].register_forward_pre_hook(lambda *_: calls.append(None)):
+        captured(url, net, overwrite=True)
+    return len(calls)
 
 
 @pytest.mark.parametrize("number", [2, 5])
@@ -208,9 +220,33 @@ def test_a_capture_to_a_url_is_killed(
     ground: "Ground", server: Server, number: int, right: tuple[Activations, torch.Tensor], tally: Tally
 ) -> None:
     url = f"{_BUCKET}/{uuid.uuid4().hex}/rows"
-    ended = ground.nursery.run(captured_until, number, url, server.environment)
+    ended = ground.nursery.run(captured_until, "put", number, url, server.environment)
     assert ended.how == "killed", ended
     assert MANIFEST not in RemoteFolder(url).sizes()
     assert captured(url).manifest.files == right[0].manifest.files
     assert set(RemoteFolder(url).sizes()) == {*right[0].manifest.files, MANIFEST}
+    tally(RIGHT)
+
+
+@pytest.mark.parametrize(("method", "number"), [("put", 2), ("put", 5), ("write", 5), ("remove", 2)])
+def test_a_capture_over_a_store_at_a_url_is_killed(
+    ground: "Ground", server: Server, method: str, number: int, right: tuple[Activations, torch.Tensor], tally: Tally
+) -> None:
+    """The old one is whole until the new one is; the next capture goes on, and leaves nothing else."""
+    url = f"{_BUCKET}/{uuid.uuid4().hex}/rows"
+    old = captured(url, side="input")
+    ended = ground.nursery.run(captured_until, method, number, url, server.environment)
+    assert ended.how == "killed", ended
+    there = Activations(url)
+    if there.id == old.id:
+        assert torch.equal(there.rows(0, there.n), old.rows(0, old.n))
+    else:
+        assert method == "remove", "only the old one's files are removed, once the new one is whole"
+    calls = ground.nursery.run(calls_of, url, server.environment)
+    assert calls.how == "right", calls
+    if method != "remove":
+        assert calls.value <= 6 - max(0, number - 4), "what was whole is not made again; two are uploaded at a time"
+    new = Activations(url)
+    assert torch.equal(new.rows(0, new.n), right[0].rows(0, right[0].n))
+    assert set(RemoteFolder(url).sizes()) == {*new.manifest.files, MANIFEST}
     tally(RIGHT)

@@ -73,6 +73,12 @@ def test_rows_that_are_all_the_same_have_no_variance_to_explain(value):
     assert math.isnan(sums(x[:1], x[:1] + 1).explained_variance)
 
 
+def test_rows_that_differ_by_a_last_bit_are_the_same():
+    x = torch.full((50, 4), 0.4176)
+    x[::3] = torch.nextafter(x[0], torch.ones(4))
+    assert math.isnan(sums(x, x[:1].expand_as(x)).explained_variance)
+
+
 def test_tiny_variance_is_still_variance():
     x = torch.tensor([[1e-20], [3e-20]])
     assert sums(x, x).explained_variance == 1

@@ -166,8 +166,11 @@ class Gives(nn.Module):
         lambda x: (x, "attention weights"),
         lambda x: [x, None],
         lambda x: SimpleNamespace(last_hidden_state=x, pooler_output=None),
+        lambda x: ((x, None), 7),
+        lambda x: {"out": x, "size": 7},
+        lambda x: ({"out": x},),
     ],
-    ids=["tensor", "tuple", "list", "model-output"],
+    ids=["tensor", "tuple", "list", "model-output", "tuple-of-tuple", "mapping", "tuple-of-mapping"],
 )
 def test_the_tensor_of_a_modules_value(make):
     assert HookPoints(Gives(make), "inner").read(torch.full((1, 1), 3.0))["inner"].item() == 3
@@ -175,8 +178,8 @@ def test_the_tensor_of_a_modules_value(make):
 
 @pytest.mark.parametrize(
     "make",
-    [lambda x: None, lambda x: (), lambda x: {"a": x}, lambda x: ("a", x)],
-    ids=["none", "empty", "dict", "text"],
+    [lambda x: None, lambda x: (), lambda x: {"a": x, "b": x}, lambda x: {}, lambda x: ("a", x)],
+    ids=["none", "empty", "dict", "empty-dict", "text"],
 )
 def test_a_value_without_a_tensor_is_refused(make):
     with pytest.raises(InputError, match="'inner' gives a"):
@@ -253,3 +256,15 @@ def test_a_glob_passes_over_modules_that_only_hold_others() -> None:
     assert resolve(model, "0") == ["0"]
     with pytest.raises(InputError, match=r"no module '\?\?'"):
         resolve(model, "??")
+
+
+def test_what_cannot_be_read_is_refused_before_anything_runs():
+    plain = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    for model, at in ((torch.jit.script(plain), "0"), (nn.Sequential(torch.jit.script(plain)), "0.1")):
+        with pytest.raises(InputError, match=f"'{at}' is a scripted module"):
+            resolve(model, at)
+    assert resolve(nn.Sequential(nn.ReLU(), torch.jit.script(plain)), "0") == ["0"]
+    with pytest.raises(InputError, match="'weight' is on the meta device"):
+        resolve(nn.Linear(2, 2, device="meta"), "")
+    with pytest.raises(InputError, match=r"'0\.weight' has no shape before the first pass"):
+        resolve(nn.Sequential(nn.LazyLinear(2)), "0")

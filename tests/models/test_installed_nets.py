@@ -43,7 +43,6 @@ class Transforms:
         return torch.from_numpy((pixels - 0.5) / 0.25).permute(2, 0, 1)
 
 
-
 def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
@@ -120,9 +119,13 @@ def test_their_steps():
     assert (steps.size, steps.crop, steps.gain[0], steps.shift[0]) == ((32,), (24, 24), 4.0, -2.0)
     assert steps_of_timm({**SETTINGS, "crop_mode": "squash"}).size == (32, 32)
     border = steps_of_timm({**SETTINGS, "crop_mode": "border"})
-    assert (border.within, border.resized(50, 100), border.seen(50, 100)) == ((32, 32), (16, 32), (-0.25, 0.125, 1.25, 0.875))
+    assert (border.within, border.resized(50, 100), border.seen(50, 100)) == (
+        (32, 32),
+        (16, 32),
+        (-0.25, 0.125, 1.25, 0.875),
+    )
     wide = Preprocess(border)(torch.zeros(1, 3, 16, 32))
-    assert (wide[0, 0, 0, 0].item(), wide[0, 0, 12, 12].item()) == pytest.approx((128 / 255 / 0.25 - 2, -2.0))
+    assert (wide[0, 0, 0, 0].item(), wide[0, 0, 12, 12].item()) == pytest.approx((128 / 255 / 0.25 - 2, -2.0), abs=1e-6)
     with pytest.raises(InputError, match="crop_mode 'tiles'"):
         steps_of_timm({**SETTINGS, "crop_mode": "tiles"})
     assert steps_of_preset(Transforms()).crop == (24, 24)

@@ -128,3 +128,41 @@ def test_images_of_several_sizes_have_no_one_grid():
     store = capture(nn.Sequential(nn.Conv2d(3, 5, 2, 2)), batches, at="0", rows="position")
     assert (store.n, store.layout.kind) == (16 + 32, "tokens")
     assert store.layout.box(0) is None
+
+
+class Windows(nn.Module):
+    """Makes of a feature map what heads of an attention see: [b, heads, d, tokens]."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.windows, self.inner = nn.Conv2d(3, 32, 3), nn.Unflatten(1, (4, 8)), nn.Identity()
+
+    def forward(self, x):
+        return self.inner(self.windows(self.conv(x)).flatten(3))
+
+
+def test_windows_and_heads_are_no_grid_over_the_image():
+    found = layout_at(Windows(), "inner", torch.rand(2, 3, 18, 18))
+    assert found == Layout(kind="tokens")
+
+
+def test_a_network_may_go_down_an_image_in_other_steps_than_across():
+    model = nn.Sequential(nn.Conv2d(3, 5, 1, stride=(8, 1)))
+    found = layout_at(model, "0", torch.rand(2, 3, 32, 32))
+    assert found == Layout(kind="grid", height=4, width=32)
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """A LayerNorm of feature maps with their channels first, as timm has it."""
+
+    def forward(self, x):
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def test_as_many_channels_as_places_are_told_apart_by_the_module():
+    images = torch.rand(1, 3, 8, 8)
+    for norm, last in ((LayerNorm2d(8), False), (nn.LayerNorm(8), True)):
+        assert layout_at(nn.Sequential(nn.Conv2d(3, 8, 1), norm), "1", images).channels_last is last
+    said = nn.LayerNorm(8)
+    said.data_format = "channels_first"
+    assert not layout_at(nn.Sequential(nn.Conv2d(3, 8, 1), said), "1", images).channels_last

@@ -10,6 +10,7 @@ from torch import nn
 
 from unweave.core.config import from_json, to_json
 from unweave.core.errors import InputError
+from unweave.core.framing import Framing
 from unweave.core.hashing import hash_module
 from unweave.models import pretrained
 from unweave.models.adopted import ReadsText, one_answer
@@ -44,7 +45,7 @@ HOOKS = {
 def places(tmp_path_factory):
     """A folder for each of the networks."""
     root = tmp_path_factory.mktemp("networks")
-    return {name: tiny_networks.write_network(name, root / name) for name in tiny_networks.NETWORKS}
+    return {name: tiny_networks.write_network(name, root / name) for name in HOOKS}
 
 
 def build(folder, **options) -> nn.Module:
@@ -226,6 +227,67 @@ def test_weights_of_another_network_are_refused(tmp_path, places):
         build(places["vit"], part="text")
     with pytest.raises(InputError, match="texts are what images are compared with"):
         build(places["bert"], texts=("a",))
+
+
+def test_a_network_of_timm_is_sent_there(tmp_path):
+    folder = tiny_networks.write_network("vit", tmp_path / "vit")
+    said = {"model_type": "timm_wrapper", "architecture": "resnet18", "pretrained_cfg": {}}
+    (folder / "config.json").write_text(json.dumps(said))
+    for use in (build, lambda folder: Pretrained(name=str(folder)).framing()):
+        with pytest.raises(InputError, match=r"network of timm: --model timm --model.name local-dir:.*vit"):
+            use(folder)
+
+
+def test_a_processor_that_transformers_has_not_is_read_by_its_settings_and_said_once(tmp_path, caplog):
+    folder = tiny_networks.write_network("vit", tmp_path / "vit")
+    file = folder / "preprocessor_config.json"
+    settings = {**json.loads(file.read_text()), "image_processor_type": "NewImageProcessor"}
+    file.write_text(json.dumps(settings))
+    assert Pretrained(name=str(folder)).framing() == Framing(height=32, width=32, fit="stretch", resample="bilinear")
+    assert build(folder)(torch.rand(1, 3, 50, 40)).shape == (1, 3)
+    assert [record.message for record in caplog.records if "NewImageProcessor" in record.message] == [
+        "transformers has no NewImageProcessor here: its settings are taken without a check against it"
+    ]
+    caplog.clear()
+    file.write_text(json.dumps({**settings, "size": {"area": 9}}))
+    with pytest.raises(InputError, match=r"has no NewImageProcessor here .*not understood.*preprocessing none"):
+        build(folder)
+    assert not caplog.records
+
+
+def test_what_a_network_lacks_is_named(tmp_path, monkeypatch):
+    folder = tiny_networks.write_network("vit", tmp_path / "vit")
+
+    def lacks(*_args, **_options):
+        try:
+            raise RuntimeError("operator torchvision::nms does not exist")
+        except RuntimeError as error:
+            raise ModuleNotFoundError("Could not import module 'ViT'") from error
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lacks)
+    with pytest.raises(InputError, match=r"Could not import module 'ViT' \(RuntimeError: operator torchvision::nms"):
+        build(folder)
+
+
+def test_a_masked_autoencoder_sees_every_patch_in_order(tmp_path):
+    folder = tiny_networks.write_network("mae", tmp_path / "mae")
+    net, images = build(folder), torch.rand(2, 3, 32, 32)
+    read = HookPoints(net, "layers.0").read(images)["layers.0"]
+    assert read.shape == (2, 17, 16)
+    assert torch.equal(read, HookPoints(net, "layers.0").read(images)["layers.0"])
+    plain = transformers.ViTModel(transformers.ViTConfig(**vars(net.inner.config)), add_pooling_layer=False).eval()
+    plain.load_state_dict(transformers.ViTMAEModel.from_pretrained(folder).state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(net(images), plain(net.preprocess(images)).last_hidden_state.mean(1))
+
+
+def test_a_network_that_waits_for_prompts_answers_with_its_image_embedding(tmp_path):
+    net, images = build(tiny_networks.write_network("sam", tmp_path / "sam")), torch.rand(2, 3, 40, 80)
+    with torch.no_grad():
+        wanted = net.inner.get_image_embeddings(net.preprocess(images))
+        torch.testing.assert_close(net(images), wanted.mean((2, 3)))
+    assert net.preprocess(images).shape == (2, 3, 64, 64)
+    assert net.image_view(40, 80).area == (0.0, 0.0, 2.0, 1.0)  # the lower half is filled up
 
 
 def test_images_as_they_are(tmp_path):

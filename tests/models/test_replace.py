@@ -82,6 +82,20 @@ def test_the_other_members_of_a_model_output_stay():
     assert torch.equal(whole.last_hidden_state, X), "the module's own output was written into"
 
 
+def test_the_tensor_of_a_mapping_and_of_a_tuple_in_a_tuple_is_replaced_where_it_is():
+    whole = {"out": X, "size": 7}
+    model = Giving(lambda x: whole)
+    with replacing(model, {"inner": plus_one}):
+        given = model(X)
+    assert (list(given), given["size"]) == (["out", "size"], 7)
+    assert torch.equal(given["out"], X + 1)
+    assert torch.equal(whole["out"], X), "the module's own mapping was written into"
+    with replacing(inside := Giving(lambda x: (Pair(x, "kept"), 7)), {"inner": plus_one}):
+        (pair, rest) = inside(X)
+    assert (type(pair), pair.second, rest) == (Pair, "kept", 7)
+    assert torch.equal(pair.first, X + 1)
+
+
 def test_the_same_tensor_leaves_the_value_itself():
     whole = (X, "kept")
     model = Giving(lambda x: whole)

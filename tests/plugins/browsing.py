@@ -1,6 +1,5 @@
 """A real browser for tests, the commands that serve pages, and one visitor who notices every fault of a page."""
 
-import multiprocessing
 import os
 import re
 import shutil
@@ -10,12 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import httpx
 import pytest
+from forking import fork as fork_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

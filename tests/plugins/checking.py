@@ -127,11 +127,11 @@ def _beside(path: str) -> str:
 
 
 class _Decorating(ast.NodeTransformer):
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:  # noqa: N802 - ast's own name
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         node.decorator_list.append(_decorator(node))  # innermost: others may hide the annotations
         return self.generic_visit(node)
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:  # noqa: N802
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         node.decorator_list.insert(0, _decorator(node))  # outermost: @dataclass comes first
         return self.generic_visit(node)
 

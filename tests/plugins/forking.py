@@ -1,4 +1,4 @@
-"""Python programs as forks of one process that has torch and Unweave loaded: a start costs milliseconds, not seconds."""
+"""Python programs as forks of one process that has torch and Unweave loaded, where a start would cost seconds."""
 
 import atexit
 import multiprocessing

@@ -71,6 +71,70 @@ def _beit() -> Any:
     return transformers.BeitForImageClassification(transformers.BeitConfig(**_VISION, num_labels=4))
 
 
+def _data2vec() -> Any:
+    return transformers.Data2VecVisionForImageClassification(transformers.Data2VecVisionConfig(**_VISION, num_labels=4))
+
+
+def _deit() -> Any:
+    return transformers.DeiTForImageClassificationWithTeacher(transformers.DeiTConfig(**_VISION, num_labels=4))
+
+
+def _dinov3() -> Any:
+    return transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**_VISION, num_register_tokens=4))
+
+
+def _hiera() -> Any:
+    made = transformers.HieraConfig(
+        image_size=[32, 32],
+        embed_dim=8,
+        depths=[1, 1, 1],
+        num_heads=[1, 2, 2],
+        masked_unit_size=[4, 4],
+        num_query_pool=2,
+        num_labels=4,
+    )
+    return transformers.HieraForImageClassification(made)
+
+
+def _mobilenet() -> Any:
+    made = transformers.MobileNetV2Config(image_size=32, depth_multiplier=0.25, output_stride=8, num_labels=4)
+    return transformers.MobileNetV2ForImageClassification(made)
+
+
+def _pvt() -> Any:
+    made = transformers.PvtConfig(
+        image_size=32,
+        depths=[1, 1],
+        num_encoder_blocks=2,
+        hidden_sizes=[8, 16],
+        patch_sizes=[4, 2],
+        strides=[4, 2],
+        num_attention_heads=[1, 2],
+        sequence_reduction_ratios=[2, 1],
+        mlp_ratios=[2, 2],
+        num_labels=4,
+    )
+    return transformers.PvtForImageClassification(made)
+
+
+def _sam() -> Any:
+    vision = {
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "hidden_size": 16,
+        "output_channels": 8,
+        "window_size": 4,
+    }
+    prompt = {"hidden_size": 8, "image_size": 64, "patch_size": 8, "mask_input_channels": 4}
+    mask = {"hidden_size": 8, "mlp_dim": 16, "num_attention_heads": 2, "iou_head_hidden_dim": 8}
+    made = transformers.SamConfig(
+        vision_config={**vision, "mlp_dim": 32, "image_size": 64, "patch_size": 8, "global_attn_indexes": []},
+        prompt_encoder_config=prompt,
+        mask_decoder_config=mask,
+    )
+    return transformers.SamModel(made)
+
+
 def _bert() -> Any:
     made = transformers.BertConfig(**_SMALL, vocab_size=40, max_position_embeddings=16, num_labels=2)
     return transformers.BertForSequenceClassification(made)
@@ -125,6 +189,35 @@ NETWORKS: dict[str, tuple[Any, dict[str, Any] | None, str | None]] = {
         None,
     ),
     "swin": (_swin, {"image_processor_type": "ViTImageProcessor", **_SQUARE}, None),
+    "data2vec": (_data2vec, {"image_processor_type": "BeitImageProcessor", **_SQUARE}, None),
+    "deit": (_deit, {"image_processor_type": "DeiTImageProcessor", **_CROPPED}, None),
+    "dinov3": (_dinov3, {"image_processor_type": "ViTImageProcessor", **_SQUARE}, None),
+    "hiera": (_hiera, {"image_processor_type": "BitImageProcessor", **_CROPPED}, None),
+    "ijepa": (
+        lambda: transformers.IJepaModel(transformers.IJepaConfig(**_VISION)),
+        {"image_processor_type": "ViTImageProcessor", **_SQUARE},
+        None,
+    ),
+    "mae": (
+        lambda: transformers.ViTMAEModel(transformers.ViTMAEConfig(**_VISION)),
+        {"image_processor_type": "ViTImageProcessor", **_SQUARE},
+        None,
+    ),
+    "mobilenet": (_mobilenet, {"image_processor_type": "MobileNetV2ImageProcessor", **_CROPPED}, None),
+    "pvt": (_pvt, {"image_processor_type": "PvtImageProcessor", **_SQUARE}, None),
+    "sam": (
+        _sam,
+        {
+            "image_processor_type": "SamImageProcessor",
+            **_SQUARE,
+            "size": {"longest_edge": 64},
+            "do_pad": True,
+            "pad_size": {"height": 64, "width": 64},
+            "mask_size": {"longest_edge": 16},
+            "mask_pad_size": {"height": 16, "width": 16},
+        },
+        None,
+    ),
     "beit": (_beit, {"image_processor_type": "BeitImageProcessor", **_SQUARE}, None),
     "bert": (_bert, None, "bert"),
     "sentences": (_sentences, None, "bert"),

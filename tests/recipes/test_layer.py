@@ -5,19 +5,27 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 from unweave.analyze import Analysis, Atlas
 from unweave.core.errors import InputError
 from unweave.datasets.digits import Digits
 from unweave.datasets.drawn import drawn
+from unweave.datasets.text_file import TextFile
 from unweave.dictionaries.batch_topk import BatchTopK
 from unweave.dictionaries.topk import TopK
+from unweave.models.adopted import VisionNet
 from unweave.models.cnn import CNN
 from unweave.models.fitting import Fit
 from unweave.models.mlp import MLP
+from unweave.models.preprocess import Preprocess, Steps
+from unweave.models.pretrained import Pretrained
+from unweave.models.trained import Trained
 from unweave.recipes.base import execute
 from unweave.recipes.captured import captured_images, captured_model
 from unweave.recipes.layer.study import LayerStudy, sized
+from unweave.recipes.layer.telling import own_name
+from unweave.recipes.sources import source_of
 from unweave.report import build_report
 from unweave.store.activations import Activations
 from unweave.train import Training
@@ -120,3 +128,40 @@ def test_what_is_drawn_keeps_order_labels_and_pixels():
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         dataclasses.replace(QUICK, **wrong)
+
+
+def test_a_network_is_called_what_its_own_library_calls_it():
+    assert own_name(VisionNet(nn.Sequential(nn.Flatten()), Preprocess(Steps(), 1))) == "Sequential"
+    timm_net = nn.Sequential(nn.Flatten())
+    timm_net.pretrained_cfg = {"architecture": "resnet50d"}
+    assert own_name(VisionNet(timm_net, Preprocess(Steps(), 1))) == "resnet50d (Sequential)"
+    assert own_name(nn.Linear(2, 2)) == "Linear"
+
+
+def test_a_store_of_a_network_that_was_trained_here_says_where_it_lies(made):
+    source = source_of(Activations(made.artifacts["activations@test"]))
+    assert source.model == Trained(folder=made.artifacts["model"].resolve())
+    assert source.split == "test"
+
+
+def test_next_tokens_are_moved_on_the_page_too(tmp_path):
+    networks = pytest.importorskip("tiny_networks", reason="needs transformers")
+    networks.write_network("gpt2", tmp_path / "net")
+    lines = [" ".join(networks.WORDS[n : n + 5]) for n in range(15)]
+    (tmp_path / "texts.txt").write_text("\n".join(lines))
+    study = dataclasses.replace(
+        QUICK,
+        data=TextFile(),
+        model=Pretrained(name=str(tmp_path / "net")),
+        at="transformer.h.0",
+        sae=TopK(d_sae=16, k=4),
+        sizes="given",
+    )
+    run = execute("layer", study, out=tmp_path / "run", data_dir=tmp_path / "texts.txt")
+    moves = next(section for section in run.sections if section.title == "What does moving a latent do?")
+    assert "divergence" in moves.text
+    assert any("random directions, any" in str(table) for table in moves.tables)
+    assert [shown.figure.split("-")[0] for shown in moves.figures] == ["moved"]
+    assert "GPT2LMHeadModel, the next of 40 tokens" in str(run.sections[0].tables)
+    assert 0 <= run.metrics["splice/agreement_spliced"] <= 1
+    assert run.metrics["steering/latents"] == 1

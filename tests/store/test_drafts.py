@@ -7,7 +7,18 @@ import pytest
 from unweave.core.errors import StoreError
 from unweave.store import drafts
 from unweave.store.artifact import read_json, write_json
-from unweave.store.drafts import disk_errors, forget, is_draft, left_beside, new_draft, replacing
+from unweave.store.drafts import (
+    UNFINISHED,
+    disk_errors,
+    forget,
+    is_draft,
+    left_beside,
+    let_go,
+    new_draft,
+    perhaps_unfinished,
+    replacing,
+    unfinished_beside,
+)
 
 
 def _name_of(tmp_path: Path, **parts: str) -> Path:
@@ -65,6 +76,43 @@ def test_an_old_name_is_swept_after_a_day(tmp_path: Path) -> None:
     assert left_beside(tmp_path / "a") == []
     os.utime(old, (0, 0))
     assert left_beside(tmp_path / "a") == [old]
+
+
+def _unfinished(draft: Path) -> Path:
+    draft.unlink(missing_ok=True)
+    (draft / UNFINISHED).mkdir(parents=True)
+    return draft
+
+
+def _age(draft: Path, seconds: float) -> None:
+    for path in (draft, *draft.rglob("*")):
+        os.utime(path, (0, path.stat().st_mtime - seconds))
+
+
+def test_unfinished_work_is_kept_a_week_for_whoever_goes_on_with_it(tmp_path: Path) -> None:
+    dead = _unfinished(_name_of(tmp_path))
+    assert (left_beside(tmp_path / "a"), unfinished_beside(tmp_path / "a")) == ([], [dead])
+    _age(dead, 6 * 86_400)
+    assert left_beside(tmp_path / "a") == []
+    _age(dead, 2 * 86_400)
+    assert left_beside(tmp_path / "a") == [dead]
+
+
+def test_a_live_process_can_let_unfinished_work_go(tmp_path: Path) -> None:
+    mine = _unfinished(new_draft(tmp_path / "a"))
+    assert unfinished_beside(tmp_path / "a") == []
+    let_go(mine)
+    assert not mine.exists()
+    (left,) = unfinished_beside(tmp_path / "a")
+    assert is_draft(left, of="a")
+    assert left_beside(tmp_path / "a") == []
+
+
+def test_unfinished_work_from_elsewhere_that_is_silent_for_two_minutes_is_left(tmp_path: Path) -> None:
+    theirs = _unfinished(_name_of(tmp_path, host="000000"))
+    assert (unfinished_beside(tmp_path / "a"), perhaps_unfinished(tmp_path / "a")) == ([], [theirs])
+    _age(theirs, 130)
+    assert (unfinished_beside(tmp_path / "a"), perhaps_unfinished(tmp_path / "a")) == ([theirs], [])
 
 
 def test_a_file_is_the_old_or_the_new_one(tmp_path: Path) -> None:

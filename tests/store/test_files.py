@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from unweave.core.codes import Codes
 from unweave.core.errors import StoreError
 from unweave.core.hashing import hash_tensor
+from unweave.store.artifact import read_json
 from unweave.store.codes import load_codes, save_codes
 from unweave.store.files import load_table, load_tensors, save_table, save_tensors
 
@@ -73,7 +74,7 @@ def test_a_folder_is_no_file(tmp_path: Path, read: object) -> None:
         read(tmp_path)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("read", [load_tensors, load_table])
+@pytest.mark.parametrize("read", [load_tensors, load_table, read_json])
 def test_a_pipe_is_not_waited_for(tmp_path: Path, read: object) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(StoreError, match="pipe is no regular file"):

@@ -23,6 +23,9 @@ from unweave.store.layout import Box, Layout, as_details, find_grid, from_detail
         (3136, (224, 224), 4, (56, 56, 0)),
         (784, (224, 224), 4, (28, 28, 0)),
         (32, (224, 224), 14, None),
+        (197, (240, 240), 12, (14, 14, 1)),
+        (730, (224, 224), None, (27, 27, 1)),
+        (1 + 12 * 24, (100, 200), None, (12, 24, 1)),
     ],
 )
 def test_the_grid_that_tokens_make(tokens, size, patch, grid):
@@ -49,6 +52,14 @@ def test_values_lie_at_their_places_and_nothing_where_there_is_none():
     assert np.array_equal(heat, [[2, np.nan], [np.nan, 3]], equal_nan=True)
 
 
+def test_tokens_in_an_order_of_their_own_lie_where_it_says():
+    layout = Layout(kind="grid", height=2, width=2, prefix=1, order=(2, 0, 3, 1))
+    assert layout.box(1) == Box(0.5, 0.0, 1.0, 0.5)
+    assert [layout.position(*divmod(place, 2)) for place in range(4)] == [2, 4, 1, 3]
+    assert np.array_equal(layout.heat(np.arange(5), np.array([9.0, 1.0, 2.0, 3.0, 4.0])), [[2, 4], [1, 3]])
+    assert from_details(as_details(layout)) == layout
+
+
 def test_a_layout_comes_back_from_a_manifest():
     layout = Layout(kind="grid", height=2, width=3, prefix=1, prefix_dropped=True, area=(0.1, 0.0, 0.9, 1.0))
     assert from_details(as_details(layout)) == layout
@@ -62,6 +73,7 @@ def test_a_layout_comes_back_from_a_manifest():
     [
         ({"kind": "grid"}, "a grid needs places"),
         ({"kind": "tokens", "prefix": -1}, "not be negative"),
+        ({"kind": "grid", "height": 1, "width": 2, "order": (0, 0)}, "each of the 2 places once"),
         ({"kind": "whole", "area": (0.5, 0.0, 0.5, 1.0)}, "an extent"),
     ],
 )

@@ -127,5 +127,5 @@ def test_unreadable_json_is_named(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(StoreError, match=r"x\.json is not readable JSON"):
             read_json(path)
-    with pytest.raises(StoreError, match="is not readable JSON"):
+    with pytest.raises(StoreError, match="is no regular file"):
         read_json(tmp_path)

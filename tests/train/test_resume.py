@@ -21,7 +21,7 @@ from unweave.dictionaries.base import HISTORY, WEIGHTS, DictionaryConfig, load
 from unweave.dictionaries.pca import PCA
 from unweave.dictionaries.relu import ReLU
 from unweave.dictionaries.topk import TopK
-from unweave.store.artifact import MANIFEST
+from unweave.store.artifact import MANIFEST, read_json
 from unweave.train import Training, train
 from unweave.train.checkpoint import Checkpoint
 from unweave.train.trainer import Trainer
@@ -224,7 +224,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
 
 def test_checkpoints_come_as_often_as_asked(rows: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[int] = []
-    monkeypatch.setattr(Checkpoint, "save", lambda _, trainer: saved.append(trainer.step))
+    monkeypatch.setattr(Checkpoint, "save", lambda _, trainer, **__: saved.append(trainer.step))
     clock, mine, real = (
         iter(range(100_000)),
         threading.get_ident(),
@@ -243,3 +243,20 @@ def test_a_stream_is_written_and_starts_anew(rows: Tensor, tmp_path: Path) -> No
     first = train(stream(), TopK(d_sae=16, k=3), out=tmp_path / "a", runtime=ALWAYS)
     assert torch.equal(load(tmp_path / "a").encode(rows), first.encode(rows))
     assert _beside(tmp_path / "a") == []
+
+
+def test_a_run_that_goes_on_counts_the_seconds_of_all_its_parts(
+    rows: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Checkpoint.save
+    earlier = 1000.0
+
+    def later(self: Checkpoint, trainer: Trainer, *, seconds: float, **named: Any) -> None:
+        save(self, trainer, seconds=seconds + earlier, **named)
+
+    monkeypatch.setattr(Checkpoint, "save", later)
+    _train_until(5, rows, TopK(d_sae=16, k=2), SHORT, out=tmp_path / "a")
+    train(rows, TopK(d_sae=16, k=2), SHORT, out=tmp_path / "a", runtime=ALWAYS)
+    manifest = read_json(tmp_path / "a" / MANIFEST)
+    assert earlier < manifest["details"]["train_seconds"] < 2 * earlier, "once, whatever is saved after it"
+    assert manifest["wall_seconds"] > earlier

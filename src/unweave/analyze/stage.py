@@ -34,6 +34,7 @@ from unweave.core.hashing import hash_module
 from unweave.core.progress import progress
 from unweave.core.seeds import numpy_generator
 from unweave.datasets.base import ImageDataset
+from unweave.datasets.streamed import StreamedImages
 from unweave.dictionaries.base import Dictionary
 from unweave.metrics.contribution import contribution_shares
 from unweave.metrics.entries import Entries, by_example, by_latent
@@ -56,7 +57,7 @@ def analyze(
     dictionary: Dictionary,
     activations: Activations,
     *,
-    images: ImageDataset | Tensor | None = None,
+    images: ImageDataset | StreamedImages | Tensor | None = None,
     tokens: Sequence[Sequence[str]] | None = None,
     analysis: Analysis | None = None,
     seed: int = 0,
@@ -68,7 +69,7 @@ def analyze(
     Args:
         dictionary: any dictionary, trained or a control.
         activations: rows to judge it on; held-out ones, for numbers that mean something.
-        images: the captured examples as images, in the same order, to show the strongest ones.
+        images: the captured examples as images, in the same order, to show the strongest ones; a stream is read again.
         tokens: of each captured text, in the same order, as the model's tokenizer splits it, to show them in context.
         analysis: sizes and thresholds.
         seed: decides the label permutations, and the examples drawn at random.

@@ -1,5 +1,6 @@
 """Small pictures of the examples that an atlas shows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from unweave.core.errors import InputError
 from unweave.core.hashing import hash_tensor
 from unweave.core.progress import progress
 from unweave.datasets.base import ImageDataset
+from unweave.datasets.streamed import StreamedImages
 from unweave.store.files import load_tensors, save_tensors
 
 SIDES = (96, 64, 48, 32)
@@ -47,14 +49,19 @@ class Thumbnails:
 
 
 class ImageReader:
-    """Pixels of any example as bytes, from a data set or a tensor [n, c, h, w] or [n, h, w].
+    """Pixels of any example as bytes, from a data set, a stream, or a tensor [n, c, h, w] or [n, h, w].
 
-    Floats in [0, 1] become bytes as they are; floats beyond (normalised images) are stretched so that the smallest
-    value of all is black and the largest white.
+    A stream is read once more, from its beginning to the last example that is asked for. Floats in [0, 1] become bytes
+    as they are; floats beyond (normalised images) are stretched so that the smallest value of all is black and the
+    largest white.
     """
 
-    def __init__(self, images: ImageDataset | Tensor) -> None:
+    def __init__(self, images: ImageDataset | StreamedImages | Tensor) -> None:
         self._images = images
+        self.n: int | None = None
+        if isinstance(images, StreamedImages):
+            self.id = images.id
+            return
         if isinstance(images, ImageDataset):
             self.n, self.id = len(images), images.id
             return
@@ -69,6 +76,7 @@ class ImageReader:
     def pixels(self, index: Int64[np.ndarray, " m"], side: int = SIDES[0]) -> UInt8[np.ndarray, "m c h w"]:
         """Pictures at most `side` pixels on their longer side."""
         chosen = torch.from_numpy(index)
+        assert not isinstance(self._images, StreamedImages), "a stream has no index"
         if isinstance(self._images, ImageDataset):
             pictures = self._images.pixels(chosen)
         else:
@@ -77,12 +85,7 @@ class ImageReader:
             if pictures.dtype != torch.uint8:
                 low, high = self._range
                 pictures = ((pictures.float() - low) / (high - low) * 255).round().to(torch.uint8)
-        longer = max(pictures.shape[-2:])
-        if longer > side and len(pictures):
-            height, width = (max(1, length * side // longer) for length in pictures.shape[-2:])
-            small = interpolate(pictures.float(), size=(height, width), mode="bilinear", antialias=True)
-            pictures = small.round().clamp(0, 255).to(torch.uint8)
-        return pictures.numpy()
+        return _shrunk(pictures, side)
 
     def thumbnails(self, examples: Int64[np.ndarray, " k"], *, with_places: bool = False) -> Thumbnails:
         """Pictures of the examples, each once.
@@ -92,12 +95,15 @@ class ImageReader:
         is to be seen (`with_places`) it is 224, 160 or 128, as long as all of them take at most 256 MiB.
         """
         unique = np.unique(examples)
-        if len(unique) and unique[-1] >= self.n:
+        if isinstance(self._images, StreamedImages):
+            return self._streamed(self._images, unique, with_places=with_places)
+        if self.n is not None and len(unique) and unique[-1] >= self.n:
             raise InputError(
                 f"example {unique[-1]} was captured but there are only {self.n:,} images: give analyze the images that "
                 "were captured, in the same order"
             )
-        side = self._side(unique, with_places=with_places)
+        sizes = {side: self.pixels(unique[:1], side).nbytes for side in {*_SIDES_WITH_PLACES, *SIDES}}
+        side = _side(len(unique), sizes, with_places=with_places)
         pictures = np.empty((len(unique), *self.pixels(unique[:1], side).shape[1:]), np.uint8)
         with progress("Thumbnails", total=len(unique), unit="images") as bar:
             for start in range(0, len(unique), _READ_AT_ONCE):
@@ -106,9 +112,48 @@ class ImageReader:
                 bar.advance(len(part))
         return Thumbnails(unique, pictures)
 
-    def _side(self, examples: Int64[np.ndarray, " k"], *, with_places: bool) -> int:
-        room = [(side, _PLACES_BYTES) for side in _SIDES_WITH_PLACES] if with_places else []
-        for side, most in [*room, *((side, _ALL_BYTES) for side in SIDES)]:
-            if len(examples) * self.pixels(examples[:1], side).nbytes <= most:
-                return side
-        return SIDES[-1]
+    def _streamed(self, stream: StreamedImages, unique: Int64[np.ndarray, " k"], *, with_places: bool) -> Thumbnails:
+        """The same in one pass over a stream."""
+        one = torch.zeros(1, *stream.shape, dtype=torch.uint8)
+        sizes = {side: _shrunk(one, side).nbytes for side in {*_SIDES_WITH_PLACES, *SIDES}}
+        side = _side(len(unique), sizes, with_places=with_places)
+        pictures = np.empty((len(unique), *_shrunk(one, side).shape[1:]), np.uint8)
+        done = 0
+        with progress("Thumbnails", total=len(unique), unit="images") as bar:
+            for batch in stream.batches(_READ_AT_ONCE) if len(unique) else ():
+                here = batch.example.numpy()
+                wanted = unique[done : int(np.searchsorted(unique, here[-1], side="right"))]
+                place = np.minimum(np.searchsorted(here, wanted), len(here) - 1)
+                if not np.array_equal(here[place], wanted):
+                    break
+                chosen = (batch.images[torch.from_numpy(place)] * 255).round().to(torch.uint8)
+                pictures[done : done + len(wanted)] = _shrunk(chosen, side)
+                done += len(wanted)
+                bar.advance(len(wanted))
+                if done == len(unique):
+                    break
+        if done < len(unique):
+            raise InputError(
+                f"example {unique[done]} was captured, but the stream does not give it again: it holds other images by "
+                "now, or gives them in another order"
+            )
+        return Thumbnails(unique, pictures)
+
+
+def _shrunk(pictures: UInt8[Tensor, "m c h w"], side: int) -> UInt8[np.ndarray, "m c h2 w2"]:
+    """Pictures whose longer side is `side` pixels at most."""
+    longer = max(pictures.shape[-2:])
+    if longer > side and len(pictures):
+        height, width = (max(1, length * side // longer) for length in pictures.shape[-2:])
+        small = interpolate(pictures.float(), size=(height, width), mode="bilinear", antialias=True)
+        pictures = small.round().clamp(0, 255).to(torch.uint8)
+    return pictures.numpy()
+
+
+def _side(count: int, sizes: Mapping[int, int], *, with_places: bool) -> int:
+    """The longer side of so many pictures, by the bytes that one takes at each."""
+    room = [(side, _PLACES_BYTES) for side in _SIDES_WITH_PLACES] if with_places else []
+    for side, most in [*room, *((side, _ALL_BYTES) for side in SIDES)]:
+        if count * sizes[side] <= most:
+            return side
+    return SIDES[-1]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+_LARGE_SHARE = 0.25  # from which on an axis of probabilities runs to 100 %
 Options = dict[str, Any]
 INK, FAINT, ACCENT, WARM, GREEN = "#7d8590", "#7d859033", "#3b82c4", "#d9822b", "#4c9a6a"
 CLASS_COLOURS = (
@@ -262,9 +263,14 @@ def before_and_after(
 
 
 def doses(
-    values: Sequence[float], lines: Mapping[str, Sequence[float]], *, percent: bool, at: float | None = None
+    values: Sequence[float],
+    lines: Mapping[str, Sequence[float]],
+    *,
+    percent: bool,
+    at: float | None = None,
+    unit: str = "logit",
 ) -> Options:
-    """The model's answer over the values that a latent is set to: probabilities, or logits; `at` is its value now."""
+    """The model's answer over the values that a latent is set to: probabilities, or `unit`; `at` is its value now."""
     scale = 100 if percent else 1
     options = curves(
         values, {name: [scale * y for y in line] for name, line in lines.items()}, title="", x_name="value"
@@ -280,8 +286,9 @@ def doses(
             "lineStyle": {"color": INK, "type": "dashed"},
             "data": [] if at is None else [{"xAxis": at}],
         }
-    limits = {"min": 0, "max": 100} if percent else {"scale": True}
-    options["yAxis"] = _axis("probability, %" if percent else "logit", type="value", nameGap=34, **limits)
+    largest = max((value for line in lines.values() for value in line), default=1.0)
+    limits = {"min": 0, **({"max": 100} if largest > _LARGE_SHARE else {})} if percent else {"scale": True}
+    options["yAxis"] = _axis("probability, %" if percent else unit, type="value", nameGap=34, **limits)
     options["legend"] = {"top": 0, "type": "scroll", "textStyle": {"color": INK}, "itemHeight": 8}
     options["grid"]["top"] = 34
     return options

@@ -179,7 +179,7 @@ class ExampleStream:
         elif isinstance(examples, TextDataset):
             yield from ((index, self._tokens(examples, index)) for index in order)
         elif isinstance(examples, Tensor):
-            yield from ((index, examples[index]) for index in order)
+            yield from ((index, _part(examples, index)) for index in order)
         else:
             assert _has_indices(examples)
             listed = list(order)
@@ -201,6 +201,13 @@ class ExampleStream:
                 "order, so each would get another one's label; leave labels= out"
             )
         return given
+
+
+def _part(examples: Tensor, index: Tensor) -> Tensor:
+    """Some of the examples: those that follow each other without a copy."""
+    start, stop = (int(index[0]), int(index[-1]) + 1) if len(index) else (0, 0)
+    follow = stop - start == len(index) and torch.equal(index, torch.arange(start, stop))
+    return examples[start:stop] if follow else examples[index]
 
 
 def _has_indices(examples: Any) -> "TypeGuard[DataLoader[Any]]":

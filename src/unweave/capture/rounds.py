@@ -108,6 +108,19 @@ class Dealt:
             raise
         return _in_order(self._channel.all(*_told(own, one.read)), own)
 
+    def each(self, rounds: Iterable[Round]) -> Iterator[Found]:
+        """The same of all rounds, where nobody else would find out why another rank stopped.
+
+        Raises:
+            InputError: as `of`, or another rank stopped though this one has not.
+            RankLostError: another rank failed, or died.
+        """
+        try:
+            for one in rounds:
+                yield from self.of(one)
+        except ChannelEndedError as error:
+            raise self._ranks.hung_up(error) from error
+
     def close(self) -> None:
         """Leave the other ranks; from any thread."""
         if self._channel is not None:

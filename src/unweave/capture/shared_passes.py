@@ -287,7 +287,7 @@ class Stream:
         dealt = Dealt(ranks(), f"{self._key}/sample", self.forward.rows)
         with closing(dealt), progress("Sampling rows", total=None, unit="examples") as bar:
             rounds = self._sampled_rounds(generator, lambda: wanted - seen)
-            for found in itertools.chain.from_iterable(map(dealt.of, rounds)):
+            for found in dealt.each(rounds):
                 for name in found.values:
                     here = _per_example(found, name)
                     if per_example.setdefault(name, here) != here:

@@ -141,6 +141,8 @@ def capture(
         raise InputError(f"{at!r} stands for {len(names)} modules; give a list, at=[{at!r}], to capture them all")
     named = list(class_names) if class_names is not None else None
     stream = ExampleStream(examples, labels, batch_size, named, tokenize=getattr(model, "tokenize", None))
+    if stream.total == 0:
+        raise InputError("there are no examples to capture: the data set is empty")
     scratch = _scratch() if out is None else None
     root = scratch.path / "activations" if scratch is not None else as_place(str(out))
     folders = {name: root if isinstance(at, str) else below(root, name or "(model)") for name in names}

@@ -12,6 +12,7 @@ from unweave.core.config import Json
 from unweave.core.distributed import Ranks
 from unweave.core.errors import InputError
 from unweave.core.progress import progress, say
+from unweave.core.waits import Waits
 from unweave.store.activation_writer import ActivationWriter, in_order
 from unweave.store.activations import RowBlock
 from unweave.store.layout import as_details, from_details
@@ -100,11 +101,14 @@ def _write_alone(work: _Work, drafts: Mapping[str, CaptureDraft], before: Mappin
 
     _announce(work.passage, drafts, range(min(starts.values())))
     with progress("Capturing", total=work.passage.examples_of(wanted), unit="examples") as bar:
-        for number, batch in work.passage.numbered(wanted, _all(before)):
+        waits = Waits(work.passage.numbered(wanted, _all(before)))
+        for number, batch in waits:
             names = [name for name, start in starts.items() if number >= start]
             for name, block in work.blocks(batch, names).items():
                 writers[name].add(block)
             bar.advance(len(batch.example))
+    if said := waits.said(bar.done):
+        say(said)
     for name, draft in drafts.items():
         draft.details.update(writers[name].close())
     return work.passage.examples

@@ -14,6 +14,7 @@ from unweave.cli.bench import bench_command
 from unweave.cli.compare import compare_command
 from unweave.cli.exchange import export_command, import_command, pull_command, push_command
 from unweave.cli.map import map_command
+from unweave.cli.network import NetworkArguments
 from unweave.cli.parsing import component, parse, taken, unfilled
 from unweave.cli.places import Grid
 from unweave.cli.query import query_command
@@ -27,15 +28,11 @@ from unweave.cli.verify import verify_command
 from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
 from unweave.datasets.base import DatasetConfig, Split, TextDataset
-from unweave.datasets.digits import Digits
-from unweave.datasets.streamed import StreamedImages
 from unweave.dictionaries.base import DictionaryConfig
 from unweave.dictionaries.topk import TopK
 from unweave.formats import load
-from unweave.models.base import ModelConfig
 from unweave.models.hooks import resolve
-from unweave.models.mlp import MLP
-from unweave.recipes.sources import Source, open_data, reader_of, source_of
+from unweave.recipes.sources import open_data, reader_of, source_of
 from unweave.report import build_report
 from unweave.store.activations import Activations
 from unweave.store.layout import Layout
@@ -57,22 +54,12 @@ class StageArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptureArguments(StageArguments):
+class CaptureArguments(StageArguments, NetworkArguments):
     """Flags of `unweave capture`."""
 
     capture: Annotated[Capture, Flat]
     out: str
     "folder or URL (s3://, gs://) of the activation store; several hook points get a subfolder each"
-    data: DatasetConfig = field(default_factory=Digits)
-    "the images or texts"
-    split: Split = "train"
-    "which part of them"
-    data_dir: Path | None = None
-    "where the data lie, for data sets made of files"
-    model: ModelConfig = field(default_factory=MLP)
-    "the network"
-    batch_size: int = 256
-    "examples a forward pass"
     grid: Annotated[Layout | None, Grid] = None
     "places of the module's grid, and tokens before them, where shapes leave it open: 7x7, 7x7+1, or 7x7:last"
 
@@ -82,7 +69,7 @@ def capture_command(given: list[str], program: str) -> None:
     default = unfilled(CaptureArguments, capture=unfilled(Capture))
     read = parse(CaptureArguments, default, given, program=program, description=_text(capture_command))
     read.runtime.apply()
-    source = Source(data=read.data, split=read.split, data_dir=read.data_dir, model=read.model, seed=read.seed)
+    source = read.source(read.seed)
     examples = source.dataset()
     model = source.build(examples).to(read.runtime.torch_device())
     kept = ("rows", "side", "dtype", "mean", "std", "prefix")
@@ -193,9 +180,6 @@ def _shown(read: AnalyzeArguments, activations: Activations) -> dict[str, Any]:
         except InputError as error:
             console.print(f"The examples are not shown: {error}")
             return {}
-    if isinstance(data, StreamedImages):
-        console.print("The examples are not shown: a stream is not read again; name the data without streaming")
-        return {}
     if not isinstance(data, TextDataset):
         return {"images": data}
     if source is None:

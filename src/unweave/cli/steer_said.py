@@ -20,7 +20,7 @@ console = Console(highlight=False, soft_wrap=True, markup=False)
 def say(found: Response | MovedAnswers, spliced: Splice | Fidelity, out: Path) -> None:
     """Print what moved and what is kept with the reconstruction, and write a figure for each latent."""
     console.print(_said_of_splice(spliced) if isinstance(spliced, Splice) else _said_of_fidelity(spliced))
-    tables = [_effects(found)] if isinstance(found, Response) else [_moved(found), *_texts(found)]
+    tables = [_effects(found)] if isinstance(found, Response) else [*_moved(found), *_texts(found)]
     for table in tables:
         Console(highlight=False).print(table)
     for latent in found.latents:
@@ -92,26 +92,27 @@ def _effects(found: Response) -> Table:
     return table
 
 
-def _moved(found: MovedAnswers) -> Table:
+def _moved(found: MovedAnswers) -> list[Table]:
     """For each latent how far answers move, and the class or token whose probability moves most."""
     unit = "nats of divergence" if found.logits else "1 - cosine"
-    headings: tuple[str, ...] = ("latent", "dose", "moved", "95 % band", "random", "")
-    caption = (
-        f"moved: how far answers to {found.n:,} examples move in the mean, in {unit}; random: middle 95 % of moves of "
-        "the same length along random directions"
+    first = _table(
+        ("latent", "dose", "answers move by", "95 % band", "random", ""),
+        (),
+        f"mean over {found.n:,} examples, in {unit}; random: middle 95 % of moves of the same length along random "
+        "directions",
     )
-    if found.logits:
-        headings = (*headings, "most", "probability", "by chance")
-        caption += "; most: what becomes likelier or less likely; by chance: the most that random directions move any"
-    table = _table(headings, ("most",), caption)
+    second = _table(
+        ("latent", "moves most", "its probability", "random, any"),
+        ("moves most",),
+        "in points of %; random, any: the most that random directions move the probability of any class or token",
+    )
     for one in found.strongest():
-        ends = [f"{low:.3g} to {high:.3g}" for low, high in (one.band, one.control)]
-        cells = [str(one.latent), f"{one.dose:g}", f"{one.change:.3g}", *ends, "beyond" if one.beyond else "within"]
-        if found.logits:
-            points = f"{100 * one.probability:+.2f} %"
-            cells += [shown(one.answer)[:24], points, f"± {100 * one.by_chance:.2f} %"]
-        table.add_row(*cells)
-    return table
+        ends = [f"{low:.2g} to {high:.2g}" for low, high in (one.band, one.control)]
+        beyond = "beyond" if one.beyond else "within"
+        first.add_row(str(one.latent), f"{one.dose:g}", f"{one.change:.3g}", *ends, beyond)
+        points = f"{100 * one.probability:+.2f}"
+        second.add_row(str(one.latent), shown(one.answer)[:24], points, f"{100 * one.by_chance:.2f}")
+    return [first, second] if found.logits else [first]
 
 
 def _texts(found: MovedAnswers) -> list[Table]:

@@ -8,15 +8,13 @@ import tyro
 from rich.console import Console
 
 from unweave.capture import Capture, StreamedRows, stream_several
+from unweave.cli.network import NetworkArguments
 from unweave.cli.parsing import parse, unfilled
 from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
-from unweave.datasets.base import DatasetConfig, Split
-from unweave.datasets.digits import Digits
+from unweave.datasets.base import Split
 from unweave.dictionaries.base import Dictionary, DictionaryConfig
 from unweave.dictionaries.topk import TopK
-from unweave.models.base import ModelConfig
-from unweave.models.mlp import MLP
 from unweave.recipes.sources import Source
 from unweave.train import Job, Training, train, train_several
 
@@ -27,20 +25,10 @@ console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Streaming:
+class Streaming(NetworkArguments):
     """Where streamed rows come from."""
 
     capture: Annotated[Capture, Flat]
-    data: DatasetConfig = field(default_factory=Digits)
-    "the images or texts"
-    split: Split = "train"
-    "which part of them to train on"
-    data_dir: Path | None = None
-    "where the data lie, for data sets made of files"
-    model: ModelConfig = field(default_factory=MLP)
-    "the network"
-    batch_size: int = 256
-    "examples a forward pass"
     limit: int | None = None
     "use the first so many examples of a pass; a data set that does not know its length is then not counted first"
     buffer_mib: int = 1024
@@ -50,7 +38,7 @@ class Streaming:
 
     def open(self, seed: int, runtime: Runtime) -> "Opened":
         """The data set and the model, on its device."""
-        source = Source(data=self.data, split=self.split, data_dir=self.data_dir, model=self.model, seed=seed)
+        source = self.source(seed)
         examples = source.dataset()
         return Opened(self, source, examples, source.build(examples).to(runtime.torch_device()), seed)
 

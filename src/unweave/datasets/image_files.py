@@ -137,6 +137,6 @@ def _framed(image: Image.Image, framing: Framing) -> Image.Image:
     if framing.fit == "stretch":
         return image.resize(wanted, resample)
     scale = min(width / framing.width, height / framing.height)
-    across, down = framing.width * scale, framing.height * scale
+    across, down = min(framing.width * scale, width), min(framing.height * scale, height)  # rounding may exceed them
     left, top = (width - across) / 2, (height - down) / 2
     return image.resize(wanted, resample, box=(left, top, min(left + across, width), min(top + down, height)))

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+_LAST_BIT = torch.finfo(torch.float32).eps  # a network gives equal inputs rows that differ by so much
+
 
 class ReconstructionSums:
     """Sums over rows and their reconstructions, in float64: the results do not depend on the batch size."""
@@ -13,6 +15,7 @@ class ReconstructionSums:
         self._shift: Tensor | None = None
         self._sum = torch.zeros(d_in, dtype=torch.float64)
         self._square = 0.0
+        self._size = 0.0
         self._error = 0.0
 
     def add(self, x: Float[Tensor, "b d_in"], x_hat: Float[Tensor, "b d_in"]) -> None:
@@ -26,6 +29,7 @@ class ReconstructionSums:
         self.n += len(exact)
         self._sum += centred.sum(0)
         self._square += float(centred.square().sum())
+        self._size += float(exact.square().sum())
         self._error += float((exact - x_hat.detach().cpu().double()).square().sum())
 
     @property
@@ -35,9 +39,9 @@ class ReconstructionSums:
 
     @property
     def _scatter(self) -> float:
-        """Σ‖x − mean‖²; 0 where all rows are the same, up to rounding."""
+        """Σ‖x − mean‖²; 0 where all rows are the same, up to rounding: to a bit of float32, or of these sums."""
         scatter = self._square - float(self._sum.square().sum()) / self.n
-        return scatter if scatter > 1e-12 * max(self._square, 1e-300) else 0.0
+        return scatter if scatter > max(_LAST_BIT**2 * self._size, 1e-12 * self._square, 1e-312) else 0.0
 
     @property
     def variance(self) -> float:

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from unweave.core.errors import InputError, did_you_mean
 
 Side = Literal["output", "input"]
-_HIDDEN = "last_hidden_state"
+HIDDEN = "last_hidden_state"
 
 
 class _AllReadError(BaseException):
@@ -59,10 +59,10 @@ def _check_values(model: nn.Module) -> None:
 def _check_reached(model: nn.Module, chosen: Collection[str]) -> None:
     scripted = [name for name, part in model.named_modules() if isinstance(part, torch.jit.ScriptModule)]
     for name in chosen:
-        if any(name.startswith(f"{outer}.") or (outer == "" != name) for outer in scripted):
+        if any(outer in ("", name) or name.startswith(f"{outer}.") for outer in scripted):
             raise InputError(
-                f"{name!r} lies inside a scripted module (torch.jit), which runs outside of Python, so it cannot be "
-                "read; use the module that it was made of"
+                f"{name!r} is a scripted module (torch.jit), or a part of one: these run outside of Python and cannot "
+                "be read; use the module that it was made of"
             )
 
 
@@ -151,8 +151,10 @@ class HookPoints:
 
 
 def only_tensor(value: Any, name: str) -> Tensor:
-    """The tensor of a module's value: itself, `last_hidden_state` of a model output, the first of a tuple, or the only
-    one of a mapping; members that are such values themselves are looked into.
+    """The tensor of a module's value.
+
+    It is the value itself, `last_hidden_state` of a model output, the first of a tuple, or the only one of a mapping;
+    members that are such values themselves are looked into.
 
     Raises:
         InputError: there is none.
@@ -165,14 +167,14 @@ def only_tensor(value: Any, name: str) -> Tensor:
             if isinstance(inner, Mapping) and inner:
                 what += f" of {', '.join(map(str, inner))}"
             raise InputError(f"the module {name!r} gives {what}, not a tensor; hook a module inside it")
-        inner = getattr(inner, key) if key == _HIDDEN else inner[key]
+        inner = getattr(inner, key) if key == HIDDEN and hasattr(inner, key) else inner[key]
     return inner
 
 
 def member_of(value: Any) -> Any:
     """Name, index or key of the member that `only_tensor` looks into; None where there is none."""
-    if isinstance(getattr(value, _HIDDEN, None), Tensor):
-        return _HIDDEN
+    if isinstance(getattr(value, HIDDEN, None), Tensor):
+        return HIDDEN
     if isinstance(value, (tuple, list)):
         return 0 if value else None
     if isinstance(value, Mapping):

@@ -175,6 +175,10 @@ def _channels_last(model: nn.Module, name: str, tensor: Tensor, view: ImageView 
     """Whether a feature map is [b, h, w, c]: where only that can lie over the image, or the module says so by kind."""
     if view is None or view.size[0] < 2 or view.size[1] < 2:
         return False
+    module = dict(model.named_modules()).get(name)
+    said = getattr(module, "data_format", None)  # as the normalisations of ConvNeXt say it
+    if isinstance(module, _FEATURES_FIRST) or said in ("channels_first", "channels_last"):
+        return bool(said == "channels_last")
     tall, wide = view.size
     as_first, as_last = tensor.shape[2:], tensor.shape[1:3]
     exact = [height * wide == width * tall for height, width in (as_first, as_last)]
@@ -182,10 +186,4 @@ def _channels_last(model: nn.Module, name: str, tensor: Tensor, view: ImageView 
     for first, last in (near, exact):
         if first != last:
             return last
-    module = dict(model.named_modules()).get(name)
-    said = getattr(module, "data_format", None)  # as the normalisations of ConvNeXt say it
-    if said in ("channels_first", "channels_last"):
-        return bool(said == "channels_last")
-    if isinstance(module, _FEATURES_FIRST) or type(module).__name__.endswith("2d"):  # LayerNorm2d of timm is a LayerNorm
-        return False
-    return isinstance(module, _FEATURES_LAST)
+    return isinstance(module, _FEATURES_LAST) and not type(module).__name__.endswith("2d")  # LayerNorm2d of timm

@@ -162,7 +162,7 @@ class Preprocess(nn.Module):
         h, w = images.shape[2:]
         down, across = max(0, height - h), max(0, width - w)
         if down or across:
-            # Transformers puts the odd row or column that is left over at the top and left, torchvision at the other end.
+            # An odd row or column that is left over goes to the top and left in transformers, in torchvision not.
             top, left = -self.steps.corner(-down), -self.steps.corner(-across)
             border = (left, across - left, top, down - top)
             fill = images.new_tensor(self.steps.fill).view(-1, 1, 1)
@@ -245,6 +245,11 @@ def _resize(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
         if name == "LevitImageProcessor":
             short = int(_LEVIT * short)
         return {"size": (short,), "longest": known.get("longest_edge")}
+    return _fitted(known)
+
+
+def _fitted(known: Mapping[str, int]) -> dict[str, Any]:
+    """The resize to a size that is not that of the shorter side."""
     if set(known) == {"longest_edge"}:  # SAM
         return {"within": (known["longest_edge"], known["longest_edge"]), "rounds": True}
     if "max_height" in known:

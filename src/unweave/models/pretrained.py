@@ -137,7 +137,8 @@ class Pretrained(ModelConfig):
             raise
         except Exception as error:  # foreign files, and the code that reads them, may fail in any way
             said = " ".join(str(error).split())
-            if (cause := _root(error)) is not error and str(cause) not in said:  # transformers hides what a module lacks
+            cause = _root(error)
+            if str(cause) not in str(error):  # transformers hides what one of its modules lacks
                 said = f"{said} ({' '.join(f'{type(cause).__name__}: {cause}'.split())[:200]})"
             if "trust_remote_code" in said:
                 said = "it needs code of its own repository, which is not run; build it by --model custom instead"
@@ -145,11 +146,11 @@ class Pretrained(ModelConfig):
             raise InputError(f"{what}: {said[:700]}") from error
 
     def _config(self, library: Any, place: str) -> Any:
-        config = library.AutoConfig.from_pretrained(place, revision=self.revision)
-        if config.model_type == "timm_wrapper":
+        said, _ = library.PretrainedConfig.get_config_dict(place, revision=self.revision)
+        if said.get("model_type", "timm_wrapper") == "timm_wrapper" and "pretrained_cfg" in said:
             name = f"local-dir:{place}" if Path(place).is_dir() else f"hf-hub:{place}"
             raise InputError(f"{self.name} is a network of timm: --model timm --model.name {name}")
-        return config
+        return library.AutoConfig.from_pretrained(place, revision=self.revision)
 
     def _network(self, library: Any, config: Any, place: str, generator: torch.Generator) -> nn.Module:
         auto = getattr(library, self._auto_class(library, config))

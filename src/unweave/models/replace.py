@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from unweave.core.errors import InputError
-from unweave.models.hooks import Side, member_of, only_tensor, resolve
+from unweave.models.hooks import HIDDEN, Side, member_of, only_tensor, resolve
 
 Change = Callable[[Tensor], Tensor]
 
@@ -132,8 +132,8 @@ def _rebuilt(value: Any, new: Tensor) -> Any:
         members = [_rebuilt(value[0], new), *value[1:]]
         return value._make(members) if hasattr(value, "_make") else type(value)(members)  # a named tuple has it
     made = copy.copy(value)
-    if isinstance(value, Mapping):  # model outputs of transformers are mappings too
-        made[key] = new  # type: ignore[index]  # copies of mappings that models give can be written to
-    else:
+    if key == HIDDEN and hasattr(value, key):  # model outputs of transformers keep their items in step
         setattr(made, key, new)
+    else:
+        made[key] = new
     return made

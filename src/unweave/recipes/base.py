@@ -199,7 +199,12 @@ def carry_out(
             write_json(run.folder / RUN, begun, sealed=True, new=not before)
         except FileExistsError:  # another process has begun here meanwhile; where it does the same, both go on
             _claim(run.folder, description)
-    work(run)
+    try:
+        work(run)
+    except InputError:
+        if here.first and not before:
+            _give_up(run.folder)
+        raise
     if not here.first:
         return
     write_json(run.folder / METRICS, run.metrics)
@@ -208,6 +213,13 @@ def carry_out(
     ended = {"wall_seconds": round(time.monotonic() - started, 2), "artifacts": artifacts, **told}
     ended[FILES] = {METRICS: to_json(file_entry(run.folder / METRICS))}
     write_json(run.folder / RUN, {**description, **aim, **lies, "status": "complete", **ended, **facts}, sealed=True)
+
+
+def _give_up(folder: Path) -> None:
+    """Leave no claim to a folder in which nothing came about: the right settings find it free."""
+    if [path.name for path in folder.iterdir()] == [RUN]:
+        (folder / RUN).unlink()
+        folder.rmdir()
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

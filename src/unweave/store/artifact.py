@@ -88,11 +88,12 @@ class Manifest:
 
 
 class Draft:
-    """An artifact being written: put files into `folder`, facts into `details`."""
+    """An artifact being written: files go into `folder`, facts into `details`, seconds of earlier work into `before`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.details: Json = {}
+        self.before = 0.0
         self._settled: dict[Path, tuple[int, FileEntry]] = {}
 
     def begin(self) -> None:
@@ -231,7 +232,7 @@ def writing(
             made.begin()
         with disk_errors(own / "file"):
             yield made
-            manifest = manifest_of(made, identity, time.monotonic() - started)
+            manifest = manifest_of(made, identity, made.before + time.monotonic() - started)
             write_json(own / MANIFEST, to_json(manifest), sealed=True)
             made.finish()
         with disk_errors(folder):

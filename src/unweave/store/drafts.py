@@ -189,6 +189,12 @@ def unfinished_beside(path: Path) -> list[Path]:
     return [draft for draft in _drafts(path) if is_unfinished(draft) and _is_left(draft)]
 
 
+def perhaps_unfinished(path: Path) -> list[Path]:
+    """Drafts of `path` from elsewhere that count as left behind only if they stay silent for some time longer."""
+    others = [draft for draft in _drafts(path) if is_unfinished(draft) and not _is_left(draft)]
+    return [draft for draft in others if tuple(_writer(draft)[:3]) != _here()]
+
+
 def is_unfinished(draft: Path) -> bool:
     """Whether a draft holds work that can be gone on with."""
     return not draft.name.endswith(OLD) and (draft / UNFINISHED).is_dir()
@@ -199,7 +205,7 @@ def _drafts(path: Path) -> list[Path]:
 
 
 def _is_left(draft: Path) -> bool:
-    *where, pid, _ = ["", "", "", "", *draft.name.removesuffix(OLD).rpartition(_MARK)[2].split("-")][-5:]
+    *where, pid, _ = _writer(draft)
     here = _here()
     if pid == _LEFT:
         return True
@@ -211,6 +217,11 @@ def _is_left(draft: Path) -> bool:
     if where[0] == here[0] and where[1] != here[1]:
         return True  # this machine was started again since
     return _unchanged_for(draft) > (SILENT_SECONDS if is_unfinished(draft) else _LEFT_AFTER_SECONDS)
+
+
+def _writer(draft: Path) -> list[str]:
+    """Host, boot, space, process and number, as the name of a draft says them."""
+    return ["", "", "", "", *draft.name.removesuffix(OLD).rpartition(_MARK)[2].split("-")][-5:]
 
 
 def _alive(pid: int) -> bool:

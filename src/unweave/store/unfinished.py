@@ -7,6 +7,7 @@ checksum that its note gives, is removed and made again.
 
 import os
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,13 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from unweave.core.hashing import crc32_of_file
-from unweave.core.progress import progress
+from unweave.core.progress import progress, say
 from unweave.store.artifact import Draft, FileEntry, file_entry
-from unweave.store.drafts import BEAT_SECONDS, UNFINISHED, forget, let_go, remove, unfinished_beside
+from unweave.store.drafts import BEAT_SECONDS, UNFINISHED, forget, let_go, perhaps_unfinished, remove, unfinished_beside
 from unweave.store.pieces import Piece, read_notes, write_note
 
 CAPTURE = "capture"
 _READERS = 4
+_LOOK_SECONDS = 1.0
 
 
 class UnfinishedDraft(Draft):
@@ -89,7 +91,18 @@ class UnfinishedDraft(Draft):
     def _content(self) -> list[Path]:
         return [path for path in super()._content() if path.parent != self._notes]
 
+    def _wait_for_others(self) -> None:
+        """See whether the same capture is under way elsewhere, or has been cut short there a moment ago."""
+        beats = {draft: _beat_of(draft) for draft in perhaps_unfinished(self._place)}
+        waited = False
+        while any(_capture_of(draft) == self._capture and _beat_of(draft) == beats[draft] for draft in beats):
+            if not waited:
+                say("The same capture was under way elsewhere until now: waiting to see whether it still is")
+            time.sleep(_LOOK_SECONDS)
+            waited, beats = True, {draft: beats[draft] for draft in perhaps_unfinished(self._place) if draft in beats}
+
     def _taken_over(self) -> bool:
+        self._wait_for_others()
         left = {draft: _notes_in(draft) for draft in unfinished_beside(self._place)}
         taken = False
         for draft in sorted(left, key=lambda draft: left[draft], reverse=True):
@@ -155,6 +168,13 @@ def note_of(folder: Path, piece: Piece, entry: FileEntry | None = None) -> FileE
 
 def _notes_in(draft: Path) -> int:
     return sum(1 for _ in (draft / UNFINISHED).glob("*.json"))
+
+
+def _beat_of(draft: Path) -> int:
+    """When its process last showed that it lives."""
+    with suppress(OSError):
+        return (draft / UNFINISHED / CAPTURE).stat().st_mtime_ns
+    return 0
 
 
 def _capture_of(draft: Path) -> str:

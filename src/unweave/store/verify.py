@@ -29,7 +29,7 @@ class Verified:
         files: how many were compared with their checksum, or read through.
         bytes: of those.
         damaged: what is wrong, and with which file: a line each.
-        left: drafts that killed processes left; the next one that writes there removes them.
+        left: drafts that killed processes left, or work in; the next one that writes there goes on with them or removes them.
     """
 
     artifacts: int = 0
@@ -64,7 +64,7 @@ def verify(folder: str | Path) -> Verified:
                 _verify(path, found, bar)
             except (StoreError, OSError) as error:
                 found.damaged.append(str(error))
-    if not places:
+    if not places and not found.left:
         raise InputError(f"there is nothing of Unweave's in {folder}: no {MANIFEST}, no run, no checkpoint")
     return found
 

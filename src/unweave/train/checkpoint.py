@@ -15,18 +15,24 @@ from unweave.train.trainer import Trainer
 
 
 class Checkpoint:
-    """The checkpoint of one training, beside the place its artifact will take."""
+    """The checkpoint of one training, beside the place its artifact will take.
+
+    Attributes:
+        seconds: that had been spent on what was taken up.
+    """
 
     def __init__(self, out: Path, artifact_id: str) -> None:
         self._out = Path(os.path.realpath(out)) if out.is_symlink() else out
         self.path = self._out.with_name(f".{self._out.name}{CHECKPOINT}")
         self._id = artifact_id
+        self.seconds = 0.0
 
-    def save(self, trainer: Trainer, *, write: bool = True) -> None:
+    def save(self, trainer: Trainer, *, seconds: float = 0.0, write: bool = True) -> None:
         """Write the trainer's state; the file is the old one or the new one, never half of it.
 
         Args:
             trainer: of a dictionary in parts, that of each process has to be asked.
+            seconds: spent on it so far.
             write: off where another process writes.
         """
         tensors, values = trainer.state()
@@ -34,7 +40,12 @@ class Checkpoint:
             return
         ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         said = json.dumps(values)
-        header = {"artifact": self._id, "values": said, "checksum": hash_tensors(ready, said)}
+        header = {
+            "artifact": self._id,
+            "values": said,
+            "checksum": hash_tensors(ready, said),
+            "seconds": f"{seconds:.3f}",
+        }
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path, swept_with=self._out) as draft:
@@ -56,10 +67,11 @@ class Checkpoint:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if hash_tensors(tensors, header["values"]) != header["checksum"]:
                 raise ValueError("its checksum differs")
-            values = json.loads(header["values"])
+            values, seconds = json.loads(header["values"]), float(header.get("seconds", 0))
         except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
             raise StoreError(f"{self.path} is damaged ({error}); remove it to train from the start") from None
         trainer.restore(tensors, values)
+        self.seconds = seconds
         return True
 
     def step(self) -> int:

@@ -81,7 +81,7 @@ class Course:
         job: what is trained.
         total: steps to take, where that is known; 0 for what is fitted in closed form.
         threads: CPU threads that its steps occupy.
-        seconds: spent on it.
+        seconds: spent on it, before it was taken up as well.
     """
 
     def __init__(
@@ -136,9 +136,10 @@ class Course:
             if job.out is not None and batches.per_epoch is not None:
                 self._checkpoint = Checkpoint(job.out, self._identity.id)
                 self._checkpoint.restore(self._trainer)
+                self.seconds += self._checkpoint.seconds
                 ranks.same("the step of their checkpoints", self._trainer.step)
         self._crowd = crowd
-        self._saved = time.monotonic()
+        self._saved = self._begun = time.monotonic()
         self._pause = runtime.checkpoint_seconds
         self.seconds += self._saved - started
 
@@ -217,14 +218,15 @@ class Course:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """The operations and CPU threads of its steps, for the calling thread."""
-        started, before = time.monotonic(), torch.get_num_threads()
+        before = torch.get_num_threads()
+        self._begun = time.monotonic()
         torch.set_num_threads(self._torch_threads)
         try:
             with self._kernels, products(self.device, self.job.training.encoder_precision):
                 yield
         finally:
             torch.set_num_threads(before)
-            self.seconds += time.monotonic() - started
+            self.seconds += time.monotonic() - self._begun
 
     def take(self, batch: Float[Tensor, "b d_in"], whole: WholeBatch | None = None) -> None:
         """One step, inside `at_work`, and a checkpoint where it is time."""
@@ -241,7 +243,7 @@ class Course:
         if not self._ranks.first:
             self._checkpoint.save(self._trainer, write=False)
             return
-        self._checkpoint.save(self._trainer)
+        self._checkpoint.save(self._trainer, seconds=self.seconds + now - self._begun)
         self._saved = time.monotonic()
         asked, cost = self._runtime.checkpoint_seconds, (self._saved - now) * self._crowd
         self._pause = max(asked, min(_PAUSE_A_COST * cost, _MOST_PAUSES * asked))
@@ -267,6 +269,7 @@ class Course:
         trained = self._dictionary.to_inference()
         if self.job.out is not None and self._ranks.first:
             with writing(self.job.out, self._identity, overwrite=overwrite) as draft:
+                draft.before = self.seconds
                 trained.write(draft)
                 draft.details.update(train_seconds=round(self.seconds, 3), engine=self.engine, **self._batches.details)
             Checkpoint(self.job.out, self._identity.id).remove()

@@ -10,7 +10,7 @@ from unweave.core.runtime import Runtime
 from unweave.dictionaries.base import Dictionary, load
 from unweave.train.batches import Batches, Streamed
 from unweave.train.checkpoint import Checkpoint
-from unweave.train.course import Course, Job
+from unweave.train.course import Job
 from unweave.train.passes import Way
 
 _COPIES = 4  # of a dictionary's weights: themselves, gradients, two moments
@@ -71,16 +71,16 @@ class Group:
     ways: Sequence[Way] = ()
     steps: Mapping[int, int] | None = None
 
-    def check(self, one: Waiting, course: Course) -> None:
-        """Make sure that a course begins where the ranks agreed that it does.
+    def check(self, one: Waiting, step: int) -> None:
+        """Make sure that a job begins at the step that the ranks agreed upon.
 
         Raises:
             StoreError: it does not.
         """
-        if self.steps is not None and course.step < self.steps[one.number]:
+        if self.steps is not None and step < self.steps[one.number]:
             raise StoreError(
                 f"rank 0 found a checkpoint of {one.job.out} at step {self.steps[one.number]}, this rank one at step "
-                f"{course.step}; all ranks need the same files"
+                f"{step}; all ranks need the same files"
             )
 
 

@@ -87,6 +87,8 @@ def _train(jobs: Sequence[tuple[RowSource, Job]], *, overwrite: bool, runtime: R
     places = [job.out.absolute() for _, job in jobs if job.out is not None]
     if len(set(places)) < len(places):
         raise InputError("two dictionaries are to be written into one folder")
+    if here.size > 1 and runtime.split_latents:
+        raise InputError("--split-latents is for one dictionary; of several, each is trained whole by one rank")
     batches = [Batches(source, None, job.training, job.seed) for source, job in jobs]
     identities = [job.identity(read) for (_, job), read in zip(jobs, batches, strict=True)]
     here.same("the dictionaries to train, or the rows that they see", [identity.id for identity in identities])
@@ -202,7 +204,7 @@ class _Workshop:
             outcome: Outcome | None = None
             try:
                 course = Course(one.job, one.batches, self._runtime, most_workers=workers, crowd=crowd)
-                group.check(one, course)
+                group.check(one, course.step)
                 courses[one.number] = course
                 outcome = course.finish(overwrite=self._overwrite) if course.done else None
             except InputError as error:

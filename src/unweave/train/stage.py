@@ -35,8 +35,8 @@ def train(
 
     Args:
         rows: captured `Activations`, a tensor [n, d_in], or any iterable of batches [b, d_in]. From an iterable the
-            start is set from its first 16 batches, training takes each batch once, in order, and `training.epochs`,
-            `batch_size` and `shuffle` do not apply.
+            start is set from its first 16 batches, and so is the variance behind `explained_variance` in the history;
+            training takes each batch once, in order, and `training.epochs`, `batch_size` and `shuffle` do not apply.
         dictionary: what to train, for example `TopK(d_sae=1024, k=16)`. A classical one is fitted in closed form.
         training: how.
         seed: decides the start and the order of the rows.

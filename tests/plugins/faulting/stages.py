@@ -48,7 +48,7 @@ def images() -> Tensor:
     return Digits().load("train").pixels(torch.arange(_IMAGES)).float() / 255
 
 
-def network() -> nn.Module:
+def network() -> nn.Sequential:
     """8 × 8 pixels, 16 and 12 units, 10 classes, with fixed weights."""
     made = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 10))
     with torch.no_grad():
@@ -81,6 +81,15 @@ def _capture(_: Path, out: Path) -> None:
 
 def _capture_two(_: Path, out: Path) -> None:
     capture(network(), images(), at=["2", "4"], rows="flatten", out=out / "two", batch_size=60, shard_bytes=4096)
+
+
+def counted_capture(out: Path, at: list[str]) -> int:
+    """Capture many small shards, of different numbers of batches at each hook point; how often the model ran."""
+    calls: list[None] = []
+    net = network()
+    with net[0].register_forward_pre_hook(lambda *_: calls.append(None)):
+        capture(net, images(), at=at, out=out / "rows", batch_size=6, shard_bytes=1536)
+    return len(calls)
 
 
 def _model(_: Path, out: Path) -> None:

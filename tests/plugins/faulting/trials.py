@@ -9,6 +9,8 @@ from typing import Any
 
 from faulting.faults import Fault, Moments
 from faulting.stages import SLOW, STAGES
+from unweave.store.drafts import UNFINISHED, is_draft, is_unfinished
+from unweave.store.pieces import read_notes
 
 _TIMES = {"created", "wall_seconds", "train_seconds", "checksum", "versions", "hardware", "seconds"}
 _SECONDS = re.compile(r"\b\d+(\.\d+)? s\b")
@@ -34,6 +36,17 @@ def left(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def half_written(folder: Path) -> list[Path]:
+    """What a failed stage has left below a folder that nobody can go on with."""
+    drafts = [path for path in folder.rglob("*") if is_draft(path)]
+    found = [draft for draft in drafts if not is_unfinished(draft)]
+    for draft in set(drafts).difference(found):
+        notes = draft / UNFINISHED
+        whole = {draft / piece.name for piece in read_notes(notes)}
+        found += [path for path in draft.rglob("*") if path.is_file() and path.parent != notes and path not in whole]
+    return found
 
 
 def _timeless(path: Path) -> bytes:

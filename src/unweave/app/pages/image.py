@@ -23,6 +23,10 @@ def add(library: Library) -> None:
     @room(library, "/image", "image")
     async def image(opened: OpenRun, request: Request) -> None:
         chosen = await asyncio.to_thread(opened.atlas, request.query_params.get("of"))
+        if chosen.of_texts:
+            with card("Your text", "This run is of texts: give the model one of your own where latents are steered."):
+                ui.link("Steer", address(opened.entry.slug, "steer", of=chosen.role))
+            return
         with card(
             "Your image",
             "It is turned upright, cut to its largest centred square and resized as the model's images are; it stays "

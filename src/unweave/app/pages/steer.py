@@ -364,14 +364,14 @@ class _Steer:
             except InputError as error:
                 self.dose_said.set_text(str(error))
                 return
-        found, percent = self.curve[1], self.scale != "logits"
+        found, percent, unit = self.curve[1], self.scale != "logits", "logit"
         lines = dict(zip(found.classes, found.probabilities if percent else found.logits, strict=True))
         if found.cosines:
-            lines, percent = {"cosine with the answer as it was": found.cosines}, False
+            lines, percent, unit = {"with the answer as it was": found.cosines}, False, "cosine"
         moving = dict(sorted(lines.items(), key=lambda one: min(one[1]) - max(one[1]))[:6])
         self.dose_said.set_text(f"latent {found.latent}")
         at = {"set": edit.value, "ablate": 0.0}.get(edit.op)
-        self._plot(self.dose, "dose", charts.doses(found.doses, moving, percent=percent, at=at), "h-64")
+        self._plot(self.dose, "dose", charts.doses(found.doses, moving, percent=percent, at=at, unit=unit), "h-64")
 
     def _copy(self) -> None:
         ui.clipboard.write(f"{ui.context.client.request.base_url}".rstrip("/") + self.address())

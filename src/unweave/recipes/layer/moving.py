@@ -9,8 +9,6 @@ from unweave.steer import MovedAnswers, dose_response, moved_answers
 
 _TITLE = "What does moving a latent do?"
 _DOSES = (0.0, 0.5, 1.0, 2.0)
-_MOST_TEXTS = 3
-_LONGEST = 90
 
 
 def tell_moves(found: Layer, run: Run) -> None:
@@ -129,30 +127,35 @@ def _tell_answers(found: Layer, run: Run) -> None:
 
 
 def _tabulate(moved: MovedAnswers, run: Run) -> None:
-    """A line for each latent, and a few texts before and after."""
-    rows, headings = [], ["latent", "answers move by", "95 % band", "random directions", "beyond them"]
-    for one in moved.strongest():
-        row = [
-            str(one.latent),
-            f"{one.change:.3g}",
-            *(f"{low:.3g} to {high:.3g}" for low, high in (one.band, one.control)),
-        ]
-        row.append("yes" if one.beyond else "no")
-        if moved.logits:
-            row += [shown(one.answer), f"{100 * one.probability:+.2f}", f"± {100 * one.by_chance:.2f}"]
-        rows.append(row)
-    if moved.logits:
-        headings += ["moves most", "its probability, points of %", "random directions, any"]
+    """A line for each latent, and one for what it moves most."""
+    effects = moved.strongest()
     note = f"At the dose that moves rows furthest; means over {moved.n:,} held-out examples."
-    run.table(headings, rows, note=note, main=1)
-    texts = [(latent, one) for latent in moved.latents for one in moved.texts_of(latent)[:_MOST_TEXTS]]
-    if texts and moved.logits:
+    run.table(
+        ["latent", "answers move by", "95 % band", "random directions", "beyond them"],
+        [
+            [
+                str(one.latent),
+                f"{one.change:.3g}",
+                *(f"{low:.3g} to {high:.3g}" for low, high in (one.band, one.control)),
+                "yes" if one.beyond else "no",
+            ]
+            for one in effects
+        ],
+        note=note,
+        main=1,
+    )
+    if moved.logits:
         run.table(
-            ["latent", "text", "answer before", "then"],
-            [[str(latent), _cut(" ".join(map(shown, one.tokens))), one.before, one.after] for latent, one in texts],
-            note="Texts on which the latent is strongest; the likeliest answer and its probability.",
+            ["latent", "moves most", "its probability", "random directions, any"],
+            [
+                [
+                    str(one.latent),
+                    shown(one.answer),
+                    f"{100 * one.probability:+.2f}",
+                    f"± {100 * one.by_chance:.2f}",
+                ]
+                for one in effects
+            ],
+            note="Change of the mean probability in points of %.",
+            main=2,
         )
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
