@@ -16,7 +16,17 @@ from unweave.formats import export, load, pull, push
 from unweave.models.base import ModelConfig as _ModelConfig
 from unweave.recipes.sweep import sweep
 from unweave.recipes.sweep_result import Published, Sweep
-from unweave.steer import Ablations, Response, Splice, ablation_effects, dose_response, splice, steer
+from unweave.steer import (
+    Ablations,
+    MovedAnswers,
+    Response,
+    Splice,
+    ablation_effects,
+    dose_response,
+    moved_answers,
+    splice,
+    steer,
+)
 from unweave.store.activations import Activations
 from unweave.train import Training, train
 
@@ -29,6 +39,7 @@ __all__ = [
     "Comparison",
     "Dictionary",
     "InputError",
+    "MovedAnswers",
     "Published",
     "Response",
     "Runtime",
@@ -45,6 +56,7 @@ __all__ = [
     "dose_response",
     "export",
     "load",
+    "moved_answers",
     "pull",
     "push",
     "splice",

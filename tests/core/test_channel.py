@@ -86,6 +86,14 @@ def test_who_waits_for_ranks_that_never_come_can_be_released(make: Make, rank: i
             waiting.result(timeout=30)
 
 
+def test_who_waits_for_a_rank_that_died_is_told() -> None:
+    store = dist.HashStore()
+    for rank in (0, 1):
+        store.set(f"process/{rank}", f"here {rank}")
+    with pytest.raises(ChannelEndedError, match="a rank is gone"):
+        Channel(0, 2, store, "test/1", gone=lambda: True).all(None)
+
+
 def test_a_stranger_is_not_let_in(make: Make) -> None:
     store = dist.HashStore()
     first, second = make(2, store)

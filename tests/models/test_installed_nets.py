@@ -54,12 +54,16 @@ def timm(monkeypatch):
     def create_model(name, *, pretrained):
         if name.removeprefix("local-dir:") != "tiny":
             raise RuntimeError(f"Unknown model ({name})")
-        return network()
+        made = network()
+        made.num_classes, made.pretrained_cfg = 4, {}
+        return made
 
     package.create_model, package.data = create_model, data
     package.get_pretrained_cfg = lambda name: None if ":" in name else SimpleNamespace(to_dict=lambda: SETTINGS)
     data.resolve_model_data_config = lambda model: SETTINGS
     data.resolve_data_config = lambda pretrained_cfg: pretrained_cfg
+    data.infer_imagenet_subset = lambda model: "four"
+    data.ImageNetInfo = lambda subset: SimpleNamespace(label_descriptions=lambda: ["a", "b", "c", "d"])
     data.create_transform = lambda *, interpolation, is_training, **rest: Transforms(interpolation)
     monkeypatch.setitem(sys.modules, "timm", package)
     monkeypatch.setitem(sys.modules, "timm.data", data)
@@ -81,6 +85,8 @@ def test_timm(timm):
     assert net(torch.rand(2, 3, 50, 60)).shape == (2, 4)
     assert [name for name, _ in net.named_modules()] == ["", "preprocess", "0", "1", "2"]
     assert net.framing == Timm(name="tiny").framing() == Framing(height=32, width=32)
+    assert net.class_names == ["a", "b", "c", "d"]
+    assert Timm(name="tiny", weights="random").build((0, 0, 0), 0, torch.Generator()).class_names is None
     with pytest.raises(InputError, match="timm cannot make 'other'"):
         Timm(name="other").build((0, 0, 0), 0, torch.Generator())
 

@@ -88,9 +88,7 @@ def capture(
     overwrite: bool = False,
     source: Mapping[str, Any] | None = None,
 ) -> Activations | dict[str, Activations]:
-    """Capture hidden activations of any module into an activation store.
-
-    A capture that is cut short goes on where it was when it is called again with the same arguments.
+    """Capture hidden activations of any module into an activation store; cut short, it goes on when called again.
 
     Args:
         model: any module; it runs where its parameters lie, in evaluation mode, and is left as it was.
@@ -130,12 +128,7 @@ def capture(
         layout=layout,
         prefix=prefix,
     )
-    if dtype not in DTYPES:
-        raise InputError(f"dtype={dtype!r} is none of {', '.join(DTYPES)}")
-    if side not in get_args(Side):
-        raise InputError(f"side={side!r} is none of {', '.join(get_args(Side))}")
-    if not all(config.std):
-        raise InputError("std must not hold 0: the inputs are divided by it")
+    _check(config)
     names = resolve(model, config.at)
     if isinstance(at, str) and len(names) > 1:
         raise InputError(f"{at!r} stands for {len(names)} modules; give a list, at=[{at!r}], to capture them all")
@@ -151,6 +144,15 @@ def capture(
     if scratch is not None:
         stores = {name: store.keep(scratch) for name, store in stores.items()}
     return stores[names[0]] if isinstance(at, str) else stores
+
+
+def _check(config: Capture) -> None:
+    if config.dtype not in DTYPES:
+        raise InputError(f"dtype={config.dtype!r} is none of {', '.join(DTYPES)}")
+    if config.side not in get_args(Side):
+        raise InputError(f"side={config.side!r} is none of {', '.join(get_args(Side))}")
+    if not all(config.std):
+        raise InputError("std must not hold 0: the inputs are divided by it")
 
 
 def _scratch() -> Scratch:

@@ -12,7 +12,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -23,6 +23,7 @@ from torch import Tensor
 _LENGTH = struct.Struct("!Q")
 _GREETING = struct.Struct("!32sI")
 _LOOK_SECONDS = 0.05
+_GONE_EVERY_SECONDS = 1.0
 _GREETING_SECONDS = 30.0
 
 Said = tuple[Any, list[Tensor]]
@@ -38,7 +39,7 @@ class Channel:
     Every rank makes it under the same name, and gives as often as the others do. The ranks meet at the first `all`.
     """
 
-    def __init__(self, rank: int, size: int, store: Any, name: str) -> None:
+    def __init__(self, rank: int, size: int, store: Any, name: str, gone: Callable[[], bool] = lambda: False) -> None:
         """Set up; nothing is sent before the first `all`.
 
         Args:
@@ -46,8 +47,10 @@ class Channel:
             size: how many there are.
             store: where ranks leave word of where they listen.
             name: the same on every rank, and of this channel alone.
+            gone: whether a rank failed or died, so that to wait for it would be in vain.
         """
         self._rank, self._size, self._store, self._name = rank, size, store, name
+        self._gone, self._looked = gone, time.monotonic()
         self._closed = threading.Event()
         self._change = threading.Lock()
         self._peers: dict[int, socket.socket] = {}
@@ -154,6 +157,10 @@ class Channel:
     def _go_on(self) -> None:
         if self._closed.is_set():
             raise ConnectionAbortedError("closed before the ranks had met")
+        if (now := time.monotonic()) - self._looked > _GONE_EVERY_SECONDS:
+            self._looked = now
+            if self._gone():
+                raise ConnectionAbortedError("a rank is gone that was to come")
 
     def _own_address(self) -> str:
         """The address of this machine at which the other ranks find it."""

@@ -161,7 +161,7 @@ class Ranks:
             return None
         with self._naming:
             number = self._named[name] = self._named.get(name, 0) + 1
-        return Channel(self.rank, self.size, self._store, f"channel/{name}/{number}")
+        return Channel(self.rank, self.size, self._store, f"channel/{name}/{number}", self._anybody_gone)
 
     def hung_up(self, error: ChannelEndedError) -> Exception:
         """What to raise where another rank has closed a channel that this one still needs."""
@@ -223,6 +223,10 @@ class Ranks:
                 return f"the machine of rank 0, or the launcher there, is gone; {GO_ON}"
             time.sleep(0.05)
         return None
+
+    def _anybody_gone(self) -> bool:
+        others = (rank for rank in range(self.size) if rank != self.rank)
+        return bool(self._store.check(["failed"])) or any(self._died(rank) is not None for rank in others)
 
     def _died(self, rank: int) -> str | None:
         host, pid = self._store.get(f"process/{rank}").decode().rsplit(" ", 1)

@@ -47,7 +47,7 @@ class Timm(ModelConfig):
         settings = data.resolve_model_data_config(inner)
         module = Preprocess(steps_of_timm(settings), int(settings["input_size"][0]))
         check_transforms(module, data.create_transform(**settings, is_training=False), f"timm's {self.name}")
-        return VisionNet(inner, module)
+        return VisionNet(inner, module, None if self.weights == "random" else _class_names(data, inner))
 
     def _network(self, library: Any, generator: torch.Generator) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -76,6 +76,17 @@ class Timm(ModelConfig):
 def _library() -> tuple[Any, Any]:
     what = "the model 'timm'"
     return needs("timm", extra="timm", what=what), needs("timm.data", extra="timm", what=what)
+
+
+def _class_names(data: Any, inner: Any) -> list[str] | None:
+    """Names of a classifier's classes: its own, or those of the ImageNet that it was trained on; None if not known."""
+    if inner.num_classes == 0:
+        return []
+    names = (inner.pretrained_cfg or {}).get("label_names")
+    if names is None:
+        subset = data.infer_imagenet_subset(inner)
+        names = () if subset is None else data.ImageNetInfo(subset).label_descriptions()
+    return list(names) if len(names) == inner.num_classes else None
 
 
 def steps_of_timm(settings: Mapping[str, Any]) -> Steps:

@@ -106,8 +106,8 @@ def _sweep_layer(
     mine = list(own(dictionaries))
     numbers = side_by_side("Analysing", "dictionaries", analysed, [(name,) for name in mine], run.runtime)
     measured = of_all(dict(zip(mine, numbers, strict=True)))
-    for name, metrics in measured.items():
-        run.record(metrics, condition=name)
+    for name in dictionaries:
+        run.record(measured[name], condition=name)
     points = points_of(grid, seeds, trained, measured)
     beside = measure_controls(points, layer.train_rows, layer.test_rows, place, seed=run.seed, runtime=run.runtime)
     for control in beside:

@@ -79,8 +79,7 @@ def moved_answers(
         op: the code becomes the dose (`set`), grows by it (`add`), or is multiplied by it (`scale`).
         unit: doses are multiples of the latent's largest code on these examples (`max`), or as they are (`value`).
         at: dotted name of the module; by default the dictionary's own.
-        names: of the classes, or a function from their numbers to names (tokens of a vocabulary); None where answers
-            are vectors.
+        names: of the classes, or a function from numbers to names (a vocabulary); None where answers are vectors.
         rows: what a row is, as it was captured.
         side: what the module gives, or its first input.
         layout: how positions lie in an example, as it was captured; needed where some tokens give no rows.
@@ -101,8 +100,7 @@ def moved_answers(
     given = Examples(examples, None, None, model)
     rest = RestOfNetwork(model, hook_point(model, sae, at), side=side)
     check_doses(op, unit, doses, latents, controls, resamples)
-    if most < 1 or shown < 0:
-        raise InputError(f"most must be at least 1 and shown not negative, got {most} and {shown}")
+    _check_counts(most, shown)
     plan = Plan(
         at=rest.name, latents=tuple(check_latent(latent, sae.d_sae) for latent in latents),
         doses=tuple(map(float, doses)), op=op, unit="factor" if op == "scale" else unit, rows=rows, side=side,
@@ -112,17 +110,27 @@ def moved_answers(
     config: Json = {**plan.as_json(), "logits": names is not None, "most": most, "shown": shown}
     inputs = {"model": hash_module(model), "dictionary": hash_module(sae), "examples": given.id}
     identity = Identity(kind=KIND, config=config, inputs=inputs, seed=seed)
-    scratch = Scratch() if out is None else None
-    folder = scratch.path / "moved" if scratch is not None else Path(str(out))
+    scratch, folder = _place(out)
     if not existing(folder, identity, overwrite=overwrite):
         work = _Work(rest, sae, given, plan, seed, batch_size, logits=names is not None)
         threads = rest.threads_for(next(given.batches(batch_size)))
         with threads, writing(folder, identity, overwrite=overwrite) as draft:
-            found = work.measure(most, _count(names))
-            tokens = _tokens(model, examples)
+            found, tokens = work.measure(most, _count(names)), _tokens(model, examples)
             write_moved(draft, found, plan, _named(names), tokens, shown=shown, seed=seed)
             draft.details.update(hook_name=rest.name, examples=given.n, shortcut=rest.shortcut)
     return MovedAnswers(folder, scratch)
+
+
+def _check_counts(most: int, shown: int) -> None:
+    if most < 1 or shown < 0:
+        raise InputError(f"most must be at least 1 and shown not negative, got {most} and {shown}")
+
+
+def _place(out: str | Path | None) -> tuple[Scratch | None, Path]:
+    if out is not None:
+        return None, Path(out)
+    scratch = Scratch()
+    return scratch, scratch.path / "moved"
 
 
 def _tokens(model: nn.Module, examples: Tensor | Dataset) -> Callable[[Sequence[int]], list[list[str]]] | None:

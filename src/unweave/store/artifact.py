@@ -88,7 +88,7 @@ class Manifest:
 
 
 class Draft:
-    """An artifact being written: files go into `folder`, facts into `details`, seconds of earlier work into `before`."""
+    """An artifact being written: files go into `folder`, facts into `details`, earlier seconds into `before`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
