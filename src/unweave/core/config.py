@@ -10,7 +10,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -98,26 +98,32 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def fingerprint(*values: Any) -> str:
-    """16 hexadecimal digits that change when any of the values (configurations, strings, numbers) does.
-
-    Raises:
-        InputError: one of them is NaN or Inf, which JSON cannot keep.
-    """
+    """16 hexadecimal digits that change when any of the values (configurations, strings, numbers) does."""
     plain = [_same_number(to_json(value)) for value in values]
-    try:
-        text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except ValueError:
-        raise InputError(f"{', '.join(_not_finite(plain, '')) or 'a setting'}: give a finite number") from None
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _not_finite(value: Any, name: str) -> list[str]:
-    """What is NaN or Inf in JSON values, each with the name of the field that it is in."""
+def refuse_not_finite(value: Any) -> None:
+    """Refuse settings that hold NaN or Inf, which JSON cannot keep.
+
+    Raises:
+        InputError: a field is one of them.
+    """
+    found = list(_not_finite(to_json(value), "a setting"))
+    if found:
+        raise InputError(f"{', '.join(found)}: give a finite number")
+
+
+def _not_finite(value: Any, name: str) -> Iterator[str]:
     if isinstance(value, dict):
-        return [found for key, item in value.items() for found in _not_finite(item, str(key))]
-    if isinstance(value, list):
-        return [found for item in value for found in _not_finite(item, name)]
-    return [f"{name} is {value}"] if isinstance(value, float) and not math.isfinite(value) else []
+        for key, item in value.items():
+            yield from _not_finite(item, str(key))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _not_finite(item, name)
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{name} is {value}"
 
 
 def _same_number(value: Any) -> Any:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from unweave.core.config import Json, fingerprint, from_json, to_json
+from unweave.core.config import Json, fingerprint, from_json, refuse_not_finite, to_json
 from unweave.core.errors import InputError, StoreError
 from unweave.core.hashing import crc32_of_file
 from unweave.store.drafts import (
@@ -57,12 +57,27 @@ class FileEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What an artifact is: everything that decides its content."""
+    """What an artifact is: everything that decides its content.
+
+    Attributes:
+        kind: what sort of artifact.
+        config: its settings.
+        inputs: fingerprints of what it is made from.
+        seed: where randomness starts.
+        part_of: kind of the artifact in whose folder it may lie; else it lies in none, since it would go with it.
+
+    Raises:
+        InputError: a setting is NaN or Inf.
+    """
 
     kind: str
     config: Any
     inputs: Mapping[str, str] = field(default_factory=dict)
     seed: int | None = None
+    part_of: str | None = None
+
+    def __post_init__(self) -> None:
+        refuse_not_finite(self.config)
 
     @property
     def id(self) -> str:
@@ -153,7 +168,7 @@ def existing(folder: Path, identity: Identity, *, overwrite: bool = False) -> bo
 
 
 def _existing(folder: Path, identity: Identity, *, overwrite: bool) -> bool:
-    check_place(folder)
+    check_place(folder, part_of=identity.part_of)
     _tidy(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         above = next(path for path in folder.absolute().parents if path.exists())
@@ -180,8 +195,12 @@ def _existing(folder: Path, identity: Identity, *, overwrite: bool) -> bool:
     )
 
 
-def check_place(folder: Path) -> None:
+def check_place(folder: Path, *, part_of: str | None = None) -> None:
     """Refuse a folder inside an artifact, which goes with it when that is replaced, and a URL taken for a folder.
+
+    Args:
+        folder: the place.
+        part_of: kind of the artifacts that it may lie in.
 
     Raises:
         InputError: it is one of them.
@@ -189,17 +208,16 @@ def check_place(folder: Path) -> None:
     if re.match(r"[a-z][a-z0-9+.-]+:/", str(folder)):
         raise InputError(f"{folder} is a URL, where only activation stores can be written; give a folder")
     for above in folder.absolute().parents:
-        if (above / MANIFEST).is_file() and _is_manifest(above / MANIFEST):
+        if (above / MANIFEST).is_file() and _kind_of(above / MANIFEST) not in (None, part_of):
             raise InputError(f"{folder} lies inside the artifact {above}; choose a folder outside of it")
 
 
-def _is_manifest(path: Path) -> bool:
-    """Whether a file is an artifact's manifest; web pages and others have files of that name too."""
+def _kind_of(path: Path) -> str | None:
+    """Kind of the artifact whose manifest a file is; web pages and others have files of that name too."""
     try:
-        manifest_from(_any_json(path), path)
+        return manifest_from(_any_json(path), path).kind
     except InputError:
-        return False
-    return True
+        return None
 
 
 @contextmanager

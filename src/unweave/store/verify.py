@@ -29,7 +29,8 @@ class Verified:
         files: how many were compared with their checksum, or read through.
         bytes: of those.
         damaged: what is wrong, and with which file: a line each.
-        left: drafts that killed processes left, or work in; the next one that writes there goes on with them or removes them.
+        left: drafts that killed processes left, or work in; the next one that writes there goes on with them or
+            removes them.
     """
 
     artifacts: int = 0

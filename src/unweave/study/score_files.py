@@ -11,6 +11,7 @@ from unweave.figures.study import Effect, RatedCondition, ratings_by_condition
 from unweave.stats.bootstrap import Interval
 from unweave.store.artifact import Identity, write_json, writing
 from unweave.store.files import save_table
+from unweave.study.folder import KIND as STUDY
 from unweave.study.prose import paragraph
 from unweave.study.result import Score
 from unweave.study.score_tables import markdown, tables
@@ -36,7 +37,8 @@ def write_score(score: Score, folder: Path, *, study: str = "") -> Path:
         InputError: something that is no artifact stands there.
     """
     numbers = to_json(score)
-    identity = Identity(kind=KIND, config={}, inputs={"study": study, "numbers": fingerprint(numbers)})
+    inputs = {"study": study, "numbers": fingerprint(numbers)}
+    identity = Identity(kind=KIND, config={}, inputs=inputs, part_of=STUDY)
     with writing(folder, identity, overwrite=True) as draft:
         write_json(draft.folder / NUMBERS, numbers)
         (draft.folder / WORDS).write_text(paragraph(score) + "\n", encoding="utf-8")
