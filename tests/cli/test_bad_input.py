@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from unweave.capture import capture
-from unweave.core.config import fingerprint
+from unweave.core.config import refuse_not_finite
 from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
 from unweave.formats import export, load
@@ -82,7 +82,7 @@ def test_settings_that_json_cannot_keep_are_refused(flag: str, said: str, tmp_pa
 
 def test_the_field_that_is_not_finite_is_named() -> None:
     with pytest.raises(InputError, match="std is inf, low is nan"):
-        fingerprint({"std": [1.0, float("inf")], "of": {"low": float("nan")}})
+        refuse_not_finite({"std": [1.0, float("inf")], "of": {"low": float("nan")}})
 
 
 def test_numbers_beyond_every_machine_are_refused(store: Path, cli: Cli) -> None:
