@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Bool, Float, Float32
-from scipy import stats
 from torch import Tensor, nn
 
 from unweave.core.errors import InputError, did_you_mean
@@ -180,7 +180,7 @@ def map_similarity(
     sizes = np.abs(np.stack([first[where], second[where]]))
     if sizes.shape[1] < 3 or (sizes.min(1) == sizes.max(1)).any():
         return float("nan")
-    return float(stats.spearmanr(*sizes).statistic)
+    return float(scipy.stats.spearmanr(*sizes).statistic)
 
 
 @torch.no_grad()

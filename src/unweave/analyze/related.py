@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Float, Int64
-from scipy import stats
 from torch import Tensor
 
 from unweave.analyze.atlas import Atlas
@@ -118,4 +118,4 @@ def _largest_by_chance(m: int, d_in: int) -> float:
     if m < 1 or d_in < 2:
         return float("nan")
     shape = (d_in - 1) / 2
-    return float(2 * stats.beta.isf(-np.expm1(np.log(0.5) / m), shape, shape) - 1)
+    return float(2 * scipy.stats.beta.isf(-np.expm1(np.log(0.5) / m), shape, shape) - 1)

@@ -1,6 +1,6 @@
 """What does not change a result: device, threads and how often work in progress is saved."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -84,3 +84,13 @@ holds all of them and takes a part of every batch"
         if device.type == "mps" and not torch.backends.mps.is_available():
             raise InputError("--device mps: this machine has no Metal device; use cpu or auto")
         return device
+
+
+@torch.no_grad()
+def flops(run: Callable[[], object]) -> int:
+    """Floating-point operations of what `run` computes with torch, as far as torch can count them."""
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415 - it imports Triton, which takes long
+
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())

@@ -4,8 +4,8 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Float32, Int, Int32, Int64
-from scipy.sparse import csr_matrix
 
 from unweave.core.codes import Codes
 
@@ -66,7 +66,7 @@ class Entries:
 
 def by_latent(codes: Codes) -> Entries:
     """Group the active entries of codes by latent, in time proportional to their number."""
-    columns = csr_matrix((codes.value, codes.latent, codes.offsets), shape=(codes.n, codes.d_sae)).tocsc()
+    columns = scipy.sparse.csr_matrix((codes.value, codes.latent, codes.offsets), shape=(codes.n, codes.d_sae)).tocsc()
     return Entries(columns.indptr.astype(np.int64), columns.indices.astype(np.int32), columns.data, codes.n)
 
 
@@ -119,5 +119,7 @@ def _runs(
 
 def stable_order(keys: Int[np.ndarray, " n"], n_keys: int) -> Int64[np.ndarray, " n"]:
     """Indices that sort small whole-number keys, equal ones in their order: a counting sort."""
-    one_each = csr_matrix((np.ones(len(keys), np.int8), keys, np.arange(len(keys) + 1)), shape=(len(keys), n_keys))
+    one_each = scipy.sparse.csr_matrix(
+        (np.ones(len(keys), np.int8), keys, np.arange(len(keys) + 1)), shape=(len(keys), n_keys)
+    )
     return np.asarray(one_each.tocsc().indices, np.int64)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float, Float64, Int64
-from scipy import ndimage
 
 from unweave.core.errors import InputError
 
@@ -62,7 +62,7 @@ def smallest_set(mass: Float[np.ndarray, "h w"], share: float = 0.5) -> Bool[np.
 
 def parts(mass: Float[np.ndarray, "h w"], chosen: Bool[np.ndarray, "h w"]) -> tuple[int, float]:
     """Number of connected parts of a set of pixels (by side or corner), and the share of its mass in the largest."""
-    label, count = ndimage.label(chosen, _TOUCHING)
+    label, count = scipy.ndimage.label(chosen, _TOUCHING)
     held = np.bincount(label.ravel(), weights=mass.ravel(), minlength=count + 1)[1:]
     return int(count), float(held.max() / held.sum())
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float, Int64
-from scipy.optimize import linear_sum_assignment
 
 FOUND_AT = 0.9
 
@@ -36,7 +36,7 @@ class Matching:
 def match(similarity: Float[np.ndarray, "n_true d_sae"]) -> Matching:
     """Match true things with latents by the Hungarian method (Kuhn, 1955), one latent each at most."""
     n_true, d_sae = similarity.shape
-    true, found = linear_sum_assignment(similarity, maximize=True)
+    true, found = scipy.optimize.linear_sum_assignment(similarity, maximize=True)
     latent, score = np.full(n_true, -1, np.int64), np.zeros(n_true)
     latent[true], score[true] = found, similarity[true, found]
     return Matching(latent, score, np.setdiff1d(np.arange(d_sae, dtype=np.int64), found))

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Float64, Int64
-from scipy.optimize import linear_sum_assignment
 
 from unweave.core.errors import InputError
 
@@ -142,7 +142,7 @@ def unit_correlations(cross: Cross) -> Float64[np.ndarray, "d_x d_y"]:
 
 def matched_pairs(score: Float[np.ndarray, "d_x d_y"]) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
     """One-to-one assignment with the largest sum of scores (Hungarian method): m = the smaller width."""
-    first, second = linear_sum_assignment(-score)
+    first, second = scipy.optimize.linear_sum_assignment(-score)
     return np.asarray(first, np.int64), np.asarray(second, np.int64)
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.flop_counter import FlopCounterMode
 
 from unweave.core.config import from_json
 from unweave.core.errors import StoreError
 from unweave.core.hashing import hash_module
-from unweave.core.runtime import Runtime
+from unweave.core.runtime import Runtime, flops
 from unweave.core.seeds import torch_generator
 from unweave.models.base import ModelConfig
 from unweave.models.fitting import Curves, Fit, LabelledImages, descend, image_batches
@@ -86,14 +85,11 @@ def train_classifier(
     return TrainedModel(module.eval(), curves, identity.id)
 
 
-@torch.no_grad()
 def _forward_flops(module: nn.Module, fit: Fit, images: LabelledImages) -> float:
     """Floating-point operations of one batch on its way through."""
     module.eval()  # counting must not move running statistics
     pixels = images.pixels(torch.arange(min(fit.batch_size, len(images.labels)))).float()
-    with FlopCounterMode(display=False) as counter:
-        module(pixels.to(next(module.parameters()).device))
-    return float(counter.get_total_flops())
+    return flops(lambda: module(pixels.to(next(module.parameters()).device)))
 
 
 def load_model(folder: Path) -> TrainedModel:

@@ -6,10 +6,9 @@ from contextlib import contextmanager
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from unweave.core.errors import InputError
-from unweave.core.runtime import Runtime
+from unweave.core.runtime import Runtime, flops
 from unweave.models.hooks import Side, evaluating, only_tensor
 from unweave.models.replace import replacing, resolve_one
 
@@ -75,9 +74,7 @@ class RestOfNetwork:
         another process uses that core.
         """
         batch = self.on(inputs)
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            self.run(batch.inputs, batch.values)
-        with Runtime().threads_for(counter.get_total_flops()):
+        with Runtime().threads_for(flops(lambda: self.run(batch.inputs, batch.values))):
             yield
 
     @torch.no_grad()

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Real
-from scipy import stats
 
 from unweave.core.errors import InputError
 
@@ -84,9 +84,9 @@ def bootstrap_interval(
         return np.array([statistic(rows[one]) for one in index.reshape(-1, index.shape[-1])]).reshape(index.shape[:-1])
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # NaN ends are dealt with below
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)  # NaN ends are dealt with below
         warnings.simplefilter("ignore", RuntimeWarning)
-        found = stats.bootstrap(
+        found = scipy.stats.bootstrap(
             (np.arange(n),),
             of_chosen,
             vectorized=True,

@@ -3,8 +3,8 @@
 import math
 
 import numpy as np
+import scipy
 from jaxtyping import Real
-from scipy.stats import rankdata
 
 from unweave.core.errors import InputError
 
@@ -57,7 +57,7 @@ def cliffs_delta(first: Real[np.ndarray, " n"], second: Real[np.ndarray, " m"]) 
     n, m = len(first), len(second)
     if not n or not m:
         raise InputError(f"Cliff's delta needs a value in each sample, got {n} and {m}")
-    ranks = rankdata(np.concatenate([np.asarray(first, np.float64), np.asarray(second, np.float64)]))
+    ranks = scipy.stats.rankdata(np.concatenate([np.asarray(first, np.float64), np.asarray(second, np.float64)]))
     u = float(ranks[:n].sum()) - n * (n + 1) / 2
     return 2 * u / (n * m) - 1
 
@@ -77,5 +77,5 @@ def rank_biserial(first: Real[np.ndarray, " n"], second: Real[np.ndarray, " n"])
     differences = differences[differences != 0]
     if not len(differences):
         return 0.0
-    ranks = rankdata(np.abs(differences))
+    ranks = scipy.stats.rankdata(np.abs(differences))
     return float((ranks * np.sign(differences)).sum() / ranks.sum())

@@ -4,9 +4,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Int64, Real
-from scipy import stats
-from scipy.optimize import minimize
 
 from unweave.core.errors import InputError
 
@@ -85,9 +84,9 @@ def mixed_difference(
     many = [len(np.unique(raters)), len(np.unique(items))]
     fit = _Restricted(y, x, z, many)
     bounds = [(0.0, None)] * 2
-    best = minimize(fit.deviance, _START, method="L-BFGS-B", bounds=bounds)
+    best = scipy.optimize.minimize(fit.deviance, _START, method="L-BFGS-B", bounds=bounds)
     if not best.success:  # its line search can end on rounding
-        best = minimize(fit.deviance, best.x, method="Nelder-Mead", bounds=bounds)
+        best = scipy.optimize.minimize(fit.deviance, best.x, method="Nelder-Mead", bounds=bounds)
     ratios = np.where(best.x < _NOTHING, 0.0, best.x)
     beta, inverse, scale = fit.at(ratios)
     difference, error = float(beta[1]), math.sqrt(scale * float(inverse[1, 1]))
@@ -97,8 +96,8 @@ def mixed_difference(
         error=error,
         t=t,
         df=df,
-        p=float(2 * stats.t.sf(abs(t), df)),
-        p_normal=float(2 * stats.norm.sf(abs(t))),
+        p=float(2 * scipy.stats.t.sf(abs(t), df)),
+        p_normal=float(2 * scipy.stats.norm.sf(abs(t))),
         std_rater=math.sqrt(scale * float(ratios[0])),
         std_item=math.sqrt(scale * float(ratios[1])),
         std_residual=math.sqrt(scale),

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int64, Real
-from scipy import stats
 
 from unweave.core.errors import InputError
 
@@ -75,7 +75,7 @@ def difference_p(
     def difference(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
         return np.asarray(x.mean(axis) - y.mean(axis))
 
-    found = stats.permutation_test(
+    found = scipy.stats.permutation_test(
         (np.asarray(first, np.float64), np.asarray(second, np.float64)),
         difference,
         permutation_type=kind,

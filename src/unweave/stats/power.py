@@ -2,8 +2,7 @@
 
 import math
 
-from scipy import stats
-from scipy.optimize import brentq
+import scipy
 
 from unweave.core.errors import InputError
 
@@ -23,8 +22,8 @@ def t_power(d: float, n: int, m: int, *, alpha: float = 0.05) -> float:
         raise InputError(f"power needs two values in each sample and 0 < alpha < 1, got {n}, {m} and {alpha}")
     df = n + m - 2
     centre = abs(d) * math.sqrt(n * m / (n + m))
-    critical = float(stats.t.isf(alpha / 2, df))
-    upper, lower = float(stats.nct.sf(critical, df, centre)), float(stats.nct.cdf(-critical, df, centre))
+    critical = float(scipy.stats.t.isf(alpha / 2, df))
+    upper, lower = float(scipy.stats.nct.sf(critical, df, centre)), float(scipy.stats.nct.cdf(-critical, df, centre))
     return min(1.0, upper + (0.0 if math.isnan(lower) else lower))  # that tail is below what nct can compute
 
 
@@ -41,4 +40,4 @@ def detectable_difference(n: int, m: int, *, alpha: float = 0.05, power: float =
     while t_power(high, n, m, alpha=alpha) < power:
         high *= 2
         assert high < _LARGEST
-    return float(brentq(lambda d: t_power(d, n, m, alpha=alpha) - power, 0.0, high, xtol=1e-9))
+    return float(scipy.optimize.brentq(lambda d: t_power(d, n, m, alpha=alpha) - power, 0.0, high, xtol=1e-9))

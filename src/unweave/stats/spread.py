@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
+import scipy
 
 
 @dataclass(frozen=True)
@@ -23,5 +23,5 @@ class Spread:
         mean, n = float(np.mean(values)), len(values)
         if n < 2:
             return Spread(mean, math.nan, math.nan, tuple(values))
-        half = float(student.ppf((1 + level) / 2, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+        half = float(scipy.stats.t.ppf((1 + level) / 2, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
         return Spread(mean, mean - half, mean + half, tuple(values))

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Real
-from scipy import stats
 
 from unweave.core.errors import InputError
 from unweave.stats.bootstrap import Interval
@@ -76,7 +76,7 @@ def t_test(first: Summary, second: Summary, *, equal_variances: bool = False) ->
     if math.sqrt(squared) <= 1e-12 * scale or not squared:
         return None
     t = (first.mean - second.mean) / math.sqrt(squared)
-    return TTest(t=t, df=df, p=float(2 * stats.t.sf(abs(t), df)))
+    return TTest(t=t, df=df, p=float(2 * scipy.stats.t.sf(abs(t), df)))
 
 
 def difference_interval(first: Summary, second: Summary, *, level: float = 0.95) -> tuple[float, float] | None:
@@ -89,7 +89,7 @@ def difference_interval(first: Summary, second: Summary, *, level: float = 0.95)
     if test is None:
         return None
     error = math.sqrt(first.std**2 / first.n + second.std**2 / second.n)
-    half = float(stats.t.ppf((1 + level) / 2, test.df)) * error
+    half = float(scipy.stats.t.ppf((1 + level) / 2, test.df)) * error
     difference = first.mean - second.mean
     return difference - half, difference + half
 
@@ -130,7 +130,7 @@ def min_f(items: TTest, differences: Real[np.ndarray, " raters"]) -> MinF | None
             return MinF(f=0.0, df=items.df, p=1.0)
         f = first * second / (first + second)
         df = (first + second) ** 2 / (first**2 / items.df + second**2 / (r - 1))
-    return MinF(f=f, df=df, p=float(stats.f.sf(f, 1, df)))
+    return MinF(f=f, df=df, p=float(scipy.stats.f.sf(f, 1, df)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,12 +155,12 @@ def mann_whitney(first: Real[np.ndarray, " n"], second: Real[np.ndarray, " m"]) 
     n, m = len(first), len(second)
     if not n or not m:
         raise InputError(f"a rank test needs a value in each sample, got {n} and {m}")
-    ranks = stats.rankdata(np.concatenate([np.asarray(first, np.float64), np.asarray(second, np.float64)]))
+    ranks = scipy.stats.rankdata(np.concatenate([np.asarray(first, np.float64), np.asarray(second, np.float64)]))
     u = float(ranks[:n].sum()) - n * (n + 1) / 2
     if np.ptp(ranks) == 0:
         return RankTest(u=u, p=1.0, exact=True)
     if n + m > _EXACT_UP_TO:
-        found = stats.mannwhitneyu(first, second, method="asymptotic")
+        found = scipy.stats.mannwhitneyu(first, second, method="asymptotic")
         return RankTest(u=u, p=float(found.pvalue), exact=False)
     below, above = _rank_sum_tails(np.rint(2 * ranks).astype(np.int64), n)
     return RankTest(u=u, p=min(1.0, 2 * min(below, above)), exact=True)
@@ -222,9 +222,9 @@ def two_sample_interval(
     if not math.isfinite(estimate):
         return None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # ends without a value are dealt with below
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)  # ends without a value are dealt with below
         warnings.simplefilter("ignore", RuntimeWarning)
-        found = stats.bootstrap(
+        found = scipy.stats.bootstrap(
             (x, y),
             statistic,
             vectorized=True,

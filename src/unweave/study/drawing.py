@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float, Int64, UInt8
-from scipy.optimize import linear_sum_assignment
 
 from unweave.core.errors import InputError
 from unweave.core.seeds import numpy_generator
@@ -86,7 +86,7 @@ def draw(conditions: Sequence[Candidates], *, latents: int, images: int, skip: i
         order = generator.permutation(places)  # chance, not the index, decides between equal rates
         wanted, offered = np.log(conditions[0].rate[chosen[0]]), np.log(one.rate[order])
         distance = np.abs(wanted[:, None] - offered[None])
-        rows, columns = linear_sum_assignment(distance)
+        rows, columns = scipy.optimize.linear_sum_assignment(distance)
         chosen.append(order[columns])
         ratios = np.exp(distance[rows, columns])
         matches.append(

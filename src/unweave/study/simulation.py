@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int64
-from scipy import stats
 
 from unweave.core.errors import InputError
 from unweave.core.seeds import numpy_generator
@@ -150,7 +150,7 @@ class Rate:
     @property
     def honest(self) -> bool:
         """Whether false positives are as many as an exact test would have in 95 of 100 such simulations, or fewer."""
-        return bool(round(self.false_positives * self.studies) <= stats.binom.ppf(0.975, self.studies, _ALPHA))
+        return bool(round(self.false_positives * self.studies) <= scipy.stats.binom.ppf(0.975, self.studies, _ALPHA))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -268,7 +268,7 @@ def _p_of_t(x: np.ndarray, y: np.ndarray, *, equal_var: bool) -> Float[np.ndarra
     """P-value of every study's t-test; 1 where nothing varies."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of studies where nothing varies
-        p = stats.ttest_ind(x, y, axis=1, equal_var=equal_var).pvalue
+        p = scipy.stats.ttest_ind(x, y, axis=1, equal_var=equal_var).pvalue
     return np.where(np.isnan(p), 1.0, p)
 
 
@@ -285,7 +285,7 @@ def _mixed_ps(values: np.ndarray) -> tuple[float, float]:
 
 def _rate(test: str, right: bool, null: np.ndarray, real: np.ndarray) -> Rate:
     hits = int(null.sum())
-    ends = stats.binomtest(hits, len(null)).proportion_ci(0.95, method="exact")
+    ends = scipy.stats.binomtest(hits, len(null)).proportion_ci(0.95, method="exact")
     return Rate(
         test=test,
         right=right,

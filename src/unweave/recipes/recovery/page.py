@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from matplotlib.figure import Figure
-from scipy.stats import spearmanr
 
 from unweave.figures.recovery import Column, Line, along_penalty, recovery_by_kind
 from unweave.recipes.base import Run
@@ -142,7 +142,9 @@ def findings(found: Sequence[Summary], tried: Sequence[Tried], l0: float) -> lis
             "there, not from 0."
         )
     if len(measured) > 3:
-        rank = float(spearmanr([o.mean(MCC) for o in measured], [o.mean(EXPLAINED) for o in measured]).statistic)
+        rank = float(
+            scipy.stats.spearmanr([o.mean(MCC) for o in measured], [o.mean(EXPLAINED) for o in measured]).statistic
+        )
         highest = max(measured, key=lambda one: one.mean(EXPLAINED))
         said.append(
             f"Explained variance and MCC order the kinds alike to {rank:.2f} (rank correlation). {highest.kind} "

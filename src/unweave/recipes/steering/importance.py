@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Float
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from unweave.figures.importance import importance_histograms
@@ -78,7 +78,7 @@ def importance(parts: Parts, one: Encoded) -> Importance:
     groups = [one.codes[parts.label == c] for c in range(len(parts.names))] + [one.codes]
     offsets = np.array([config.kl * divergence_offset(codes, **options) for codes in groups])
     values, shown = _by_class(parts, alone) + offsets[:, None], slice(parts.shown)
-    ranks = [float(spearmanr(a, b).statistic) for a, b in zip(mse[shown], values[shown], strict=True)]
+    ranks = [float(scipy.stats.spearmanr(a, b).statistic) for a, b in zip(mse[shown], values[shown], strict=True)]
     share = offsets[shown] * one.sae.d_sae / values[shown].sum(1)
     return Importance(mse, Published(values, share, np.array(ranks)), parts.shown)
 
