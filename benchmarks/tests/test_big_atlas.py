@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.big_atlas import Plan, build
 from unweave import Atlas
 from unweave.analyze.related import coactive_latents, similar_latents
-from unweave.dictionaries.base import load
+from unweave.dictionaries.stored import load
 from unweave.store.artifact import read_json
 
 SMALL = Plan(d_sae=320, d_in=256, rows=800, l0=4, side=8, permutations=9)

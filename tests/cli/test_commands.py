@@ -17,8 +17,8 @@ from unweave.cli.commands import TrainArguments
 from unweave.cli.parsing import parse
 from unweave.core.config import from_json
 from unweave.core.errors import InputError
-from unweave.dictionaries.base import load
 from unweave.dictionaries.relu import ReLU
+from unweave.dictionaries.stored import load
 from unweave.dictionaries.topk import TopK
 from unweave.models.classifier import load_model
 from unweave.recipes.base import RECIPES, RUN, default_folder

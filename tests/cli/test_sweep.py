@@ -9,7 +9,7 @@ import pytest
 
 from unweave.cli.sweep import take_lists
 from unweave.core.errors import InputError
-from unweave.dictionaries.base import load
+from unweave.dictionaries.stored import load
 from unweave.recipes.grid import Axis
 from unweave.recipes.sweep_result import CSV, SWEEP, Sweep
 from unweave.store.artifact import read_manifest

@@ -15,10 +15,11 @@ from torch.nn.functional import normalize
 from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
 from unweave.dictionaries.archetypal import Archetypal, ArchetypalSAE, nearest_in_simplex
-from unweave.dictionaries.base import Step, load
+from unweave.dictionaries.base import Step
 from unweave.dictionaries.kernels import Kernels
 from unweave.dictionaries.kernels.compiled import CompiledKernels
 from unweave.dictionaries.kernels.reference import TorchKernels
+from unweave.dictionaries.stored import load
 from unweave.store.rows import TensorRows
 from unweave.testing import planted
 from unweave.train import Training, train

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from unweave.core.runtime import Runtime
-from unweave.dictionaries.base import Step, load
+from unweave.dictionaries.base import Step
 from unweave.dictionaries.batch_topk import BatchTopK, BatchTopKSAE
 from unweave.dictionaries.kernels import Kernels
 from unweave.dictionaries.kernels.compiled import CompiledKernels
 from unweave.dictionaries.kernels.reference import TorchKernels
+from unweave.dictionaries.stored import load
 from unweave.train import Training, train
 
 

@@ -15,13 +15,14 @@ from torch.nn.functional import normalize
 
 from unweave.core.errors import InputError
 from unweave.dictionaries import ica
-from unweave.dictionaries.base import Dictionary, DictionaryConfig, load
+from unweave.dictionaries.base import Dictionary, DictionaryConfig
 from unweave.dictionaries.classical import ClassicalConfig, sample_rows
 from unweave.dictionaries.ica import ICA, ICADictionary
 from unweave.dictionaries.kmeans import KMeans, KMeansDictionary, _without_empty
 from unweave.dictionaries.nmf import NMF
 from unweave.dictionaries.nonnegative import NonNegativeConfig
 from unweave.dictionaries.semi_nmf import SemiNMF
+from unweave.dictionaries.stored import load
 from unweave.figures.curves import dictionary_curves
 from unweave.store.rows import TensorRows
 from unweave.train.stage import train

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from unweave.core.errors import InputError, StoreError
 from unweave.dictionaries import base
-from unweave.dictionaries.base import OWN, WEIGHTS, Dictionary, DictionaryConfig, load
+from unweave.dictionaries.base import OWN, WEIGHTS, Dictionary, DictionaryConfig
 from unweave.dictionaries.exchange import CFG
+from unweave.dictionaries.stored import load
 from unweave.store.artifact import MANIFEST
 from unweave.testing import CHECKS, example
 from unweave.testing.dictionaries.subject import Subject

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
-from unweave.dictionaries.base import Step, load
+from unweave.dictionaries.base import Step
 from unweave.dictionaries.gelu import GELU, GELUSAE, squared_covariances
+from unweave.dictionaries.stored import load
 from unweave.store.rows import TensorRows
 from unweave.testing import planted
 from unweave.train import Training, train

@@ -15,11 +15,12 @@ from torch.nn.functional import normalize
 from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
 from unweave.dictionaries import matching_pursuit
-from unweave.dictionaries.base import Step, load
+from unweave.dictionaries.base import Step
 from unweave.dictionaries.kernels import Kernels
 from unweave.dictionaries.kernels.compiled import CompiledKernels
 from unweave.dictionaries.kernels.reference import TorchKernels
 from unweave.dictionaries.matching_pursuit import MatchingPursuit, MatchingPursuitSAE, choose
+from unweave.dictionaries.stored import load
 from unweave.store.rows import TensorRows
 from unweave.testing import planted
 from unweave.train import Training, train

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from unweave.core.errors import InputError
 from unweave.core.hashing import hash_module
-from unweave.dictionaries.base import OWN, Dictionary, DictionaryConfig, RowNorm, load
+from unweave.dictionaries.base import OWN, Dictionary, DictionaryConfig, RowNorm
 from unweave.dictionaries.batch_topk import BatchTopK
 from unweave.dictionaries.gelu import GELU
 from unweave.dictionaries.kmeans import KMeans
 from unweave.dictionaries.normalised import NormalisedRows
 from unweave.dictionaries.relu import ReLU
+from unweave.dictionaries.stored import load
 from unweave.dictionaries.topk import TopK
 from unweave.store.rows import TensorRows
 from unweave.testing.dictionaries.storage import check_exchange, check_saving

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unweave.dictionaries.base import Step, load
+from unweave.dictionaries.base import Step
 from unweave.dictionaries.batch_topk import BatchTopK
 from unweave.dictionaries.gated import Gated
 from unweave.dictionaries.jumprelu import JumpReLU
@@ -14,6 +14,7 @@ from unweave.dictionaries.penalised import PenalisedConfig
 from unweave.dictionaries.relu import ReLU
 from unweave.dictionaries.relu_kl import ReLUKL
 from unweave.dictionaries.sae import SAE, SAEConfig
+from unweave.dictionaries.stored import load
 from unweave.dictionaries.topk import LargestConfig, TopK
 from unweave.store.rows import TensorRows
 

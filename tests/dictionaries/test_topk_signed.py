@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from unweave.dictionaries.base import Step, load
+from unweave.dictionaries.base import Step
+from unweave.dictionaries.stored import load
 from unweave.dictionaries.topk import TopK
 
 ROWS = torch.tensor([[3.0, -1.0, -2.0], [-5.0, -4.0, -6.0]])

@@ -8,8 +8,8 @@ import torch
 
 from unweave.core.distributed import Ranks
 from unweave.core.errors import InputError
-from unweave.dictionaries.base import load
 from unweave.dictionaries.matryoshka import Matryoshka
+from unweave.dictionaries.stored import load
 from unweave.dictionaries.topk import TopK
 from unweave.store.files import load_tensors
 from unweave.train.split import Split

@@ -55,7 +55,11 @@ def right(request: pytest.FixtureRequest, ground: "Ground") -> tuple[list[str], 
     return at, calls.value, changes.value, files
 
 
-@pytest.mark.parametrize("fault", [killed, interrupted, DiskFull(None), DiskFull(900)], ids=str)
+@pytest.mark.parametrize(
+    "fault",
+    [killed, interrupted, DiskFull(None), DiskFull(900)],
+    ids=["killed", "interrupted", "full at once", "full later"],
+)
 def test_a_capture_goes_on(
     ground: "Ground", right: tuple[list[str], int, int, dict[str, str]], fault: Fault, tmp_path: Path, tally: Tally
 ) -> None:

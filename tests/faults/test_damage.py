@@ -19,7 +19,7 @@ from unweave.compare.comparison import read_comparison
 from unweave.core.config import fingerprint
 from unweave.core.errors import StoreError
 from unweave.core.hashing import hash_module, hash_tensor
-from unweave.dictionaries.base import load
+from unweave.dictionaries.stored import load
 from unweave.models.classifier import load_model
 from unweave.recipes.base import read_metrics
 from unweave.recipes.sweep_result import Sweep

@@ -10,7 +10,7 @@ from faulting.faults import DiskFull, Fault, Moments, killed
 from faulting.trials import left
 from hub_stand_in import Hub, Repo, connected, serving
 
-from unweave.dictionaries.base import load
+from unweave.dictionaries.stored import load
 from unweave.formats import export, pull
 
 if TYPE_CHECKING:

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from unweave.core.errors import InputError, StoreError
-from unweave.dictionaries.base import OWN, WEIGHTS, Dictionary, DictionaryConfig, dictionary_identity, load
+from unweave.dictionaries.base import OWN, WEIGHTS, Dictionary, DictionaryConfig, dictionary_identity
 from unweave.dictionaries.exchange import CFG
 from unweave.dictionaries.gated import Gated
 from unweave.dictionaries.jumprelu import JumpReLU
 from unweave.dictionaries.neurons import Neurons
+from unweave.dictionaries.stored import load
 from unweave.formats.base import Format, formats
 from unweave.store.artifact import writing
 from unweave.store.files import load_tensors, save_tensors

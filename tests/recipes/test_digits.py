@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from unweave.dictionaries.base import load
+from unweave.dictionaries.stored import load
 from unweave.recipes.base import RECIPES, execute
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from unweave.core.progress import silenced
-from unweave.dictionaries.base import load
+from unweave.dictionaries.stored import load
 from unweave.recipes.base import RECIPES, Run, execute
 from unweave.store.files import load_table
 

@@ -11,7 +11,7 @@ from unweave.analyze import Analysis, analyze
 from unweave.capture import capture
 from unweave.core.errors import StoreError
 from unweave.datasets.digits import Digits
-from unweave.dictionaries.base import load
+from unweave.dictionaries.stored import load
 from unweave.dictionaries.topk import TopK
 from unweave.models.classifier import train_classifier
 from unweave.models.custom import Custom

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from unweave.core.errors import InputError, StoreError
 from unweave.core.runtime import Runtime
-from unweave.dictionaries.base import HISTORY, WEIGHTS, DictionaryConfig, load
+from unweave.dictionaries.base import HISTORY, WEIGHTS, DictionaryConfig
 from unweave.dictionaries.pca import PCA
 from unweave.dictionaries.relu import ReLU
+from unweave.dictionaries.stored import load
 from unweave.dictionaries.topk import TopK
 from unweave.store.artifact import MANIFEST, read_json
 from unweave.train import Training, train

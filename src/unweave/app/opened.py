@@ -19,7 +19,8 @@ from unweave.core.errors import InputError, did_you_mean
 from unweave.core.hashing import hash_module
 from unweave.datasets.base import Dataset, ImageDataset, images_of
 from unweave.dictionaries.base import KIND as DICTIONARY
-from unweave.dictionaries.base import Dictionary, load
+from unweave.dictionaries.base import Dictionary
+from unweave.dictionaries.stored import load
 from unweave.models.classifier import KIND as MODEL
 from unweave.models.pixel_decoder import KIND as DECODER
 from unweave.models.pixel_decoder import PixelDecoder, load_decoder

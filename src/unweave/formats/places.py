@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from unweave.core.errors import InputError, StoreError, did_you_mean
-from unweave.dictionaries import base as native
+from unweave.dictionaries import stored as native
 from unweave.dictionaries.base import KIND, Dictionary
 from unweave.formats.base import Format, formats, named, peek_json
 from unweave.formats.checks import only_file

@@ -8,8 +8,9 @@ from typing import Any
 from unweave.core.config import Json
 from unweave.core.errors import InputError, StoreError
 from unweave.core.hashing import crc32_of_file, hash_module
-from unweave.dictionaries.base import KIND, load
+from unweave.dictionaries.base import KIND
 from unweave.dictionaries.exchange import CFG, OWN_KINDS
+from unweave.dictionaries.stored import load
 from unweave.formats.base import peek_json
 from unweave.store.artifact import MANIFEST, Manifest, read_json, read_manifest
 

@@ -19,7 +19,8 @@ from unweave.core.hashing import hash_module
 from unweave.datasets.base import ImageDataset
 from unweave.datasets.image_files import read_image
 from unweave.dictionaries.base import KIND as DICTIONARY
-from unweave.dictionaries.base import Dictionary, load
+from unweave.dictionaries.base import Dictionary
+from unweave.dictionaries.stored import load
 from unweave.figures.faces import query_sheet
 from unweave.models.classifier import KIND as MODEL
 from unweave.recipes.base import RUN

@@ -14,9 +14,10 @@ from unweave.core.distributed import ALONE, Ranks
 from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
 from unweave.core.seeds import torch_generator
-from unweave.dictionaries.base import Dictionary, DictionaryConfig, dictionary_identity, load
+from unweave.dictionaries.base import Dictionary, DictionaryConfig, dictionary_identity
 from unweave.dictionaries.kernels import choose_kernels
 from unweave.dictionaries.kernels.reference import TorchKernels
+from unweave.dictionaries.stored import load
 from unweave.dictionaries.whole import WholeBatch
 from unweave.store.artifact import Identity, existing, writing
 from unweave.train.batches import Batches

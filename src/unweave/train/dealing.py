@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from unweave.core.distributed import Ranks
 from unweave.core.errors import InputError, StoreError
 from unweave.core.runtime import Runtime
-from unweave.dictionaries.base import Dictionary, load
+from unweave.dictionaries.base import Dictionary
+from unweave.dictionaries.stored import load
 from unweave.train.batches import Batches, Streamed
 from unweave.train.checkpoint import Checkpoint
 from unweave.train.course import Job

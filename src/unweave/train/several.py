@@ -21,7 +21,8 @@ from unweave.core.distributed import ALONE, Ranks, ranks
 from unweave.core.errors import InputError
 from unweave.core.progress import progress
 from unweave.core.runtime import Runtime
-from unweave.dictionaries.base import Dictionary, load
+from unweave.dictionaries.base import Dictionary
+from unweave.dictionaries.stored import load
 from unweave.store.rows import RowSource, TensorRows
 from unweave.train.batches import Batches, refuse_not_finite
 from unweave.train.course import Course, Job, denormals_flushed

@@ -10,7 +10,8 @@ from unweave.core.distributed import ALONE, Ranks, ranks
 from unweave.core.errors import InputError
 from unweave.core.progress import progress
 from unweave.core.runtime import Runtime
-from unweave.dictionaries.base import Dictionary, DictionaryConfig, load
+from unweave.dictionaries.base import Dictionary, DictionaryConfig
+from unweave.dictionaries.stored import load
 from unweave.store.rows import RowSource
 from unweave.train.batches import PEEKED_BATCHES, Batches, refuse_not_finite, source_and_stream
 from unweave.train.course import Course, Job, denormals_flushed

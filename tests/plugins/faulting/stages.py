@@ -19,9 +19,9 @@ from unweave.cli import commands  # noqa: F401 - loaded before processes are for
 from unweave.compare import Comparing, compare
 from unweave.core.runtime import Runtime
 from unweave.datasets.digits import Digits
-from unweave.dictionaries.base import load
 from unweave.dictionaries.pca import PCA
 from unweave.dictionaries.relu import ReLU
+from unweave.dictionaries.stored import load
 from unweave.dictionaries.topk import TopK
 from unweave.formats import export
 from unweave.formats.places import keep

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from unweave.core.seeds import torch_generator
-from unweave.dictionaries.base import load
 from unweave.dictionaries.relu_faces import FacesReLU
+from unweave.dictionaries.stored import load
 from unweave.recipes.base import Run
 from unweave.recipes.faces.material import TUNED, Faces, Material
 from unweave.store.rows import TensorRows

@@ -4,7 +4,7 @@ import copy
 import tempfile
 from pathlib import Path
 
-from unweave.dictionaries.base import load
+from unweave.dictionaries.stored import load
 from unweave.formats.places import export
 from unweave.formats.places import load as load_any
 from unweave.testing.dictionaries.compare import expect_close, expect_same_bits, expect_same_state
