@@ -1,6 +1,7 @@
 """Reports on single artifacts, on runs without labels, and on models whose code is not at hand."""
 
 import html
+import shutil
 import sys
 from pathlib import Path
 
@@ -70,6 +71,24 @@ def test_what_no_report_can_be_made_of_is_refused(finished: Run, tmp_path: Path)
         with pytest.raises(StoreError, match="no Unweave artifact"):
             build_report(folder)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("role", ["sae", "sae@pca", "atlas", "model", "activations@test"])
+def test_a_flipped_bit_in_any_artifact_of_a_run_is_an_error(finished: Run, tmp_path: Path, role: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished.folder, run)
+    place = run / finished.artifacts[role].relative_to(finished.folder)
+    damaged = sorted(place.glob("*.safetensors"))[0]
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    (run / "report.html").unlink(missing_ok=True)
+    with pytest.raises(StoreError, match=f"{damaged.name} was changed or damaged"):
+        build_report(run)
+    if not role.startswith("activations"):
+        with pytest.raises(StoreError, match=f"{damaged.name} was changed or damaged"):
+            build_report(place)
+    assert not (run / "report.html").exists()
 
 
 def test_rows_without_labels_and_images_have_a_report(finished: Run, tmp_path: Path) -> None:

@@ -107,6 +107,17 @@ def test_the_control_moves_rows_as_far_along_random_directions(sae):
     assert effect.by_chance > 0
 
 
+def test_effects_are_of_the_dose_that_chance_was_measured_at(sae):
+    with torch.no_grad():
+        sae.b_enc[2] = 50.0  # set to 0 it moves further than set to 1
+    found = moved_answers(Reader(7), sae, TEXTS, latents=[2], names=WORDS, **{**HOW, "op": "set", "doses": (0.0, 1.0)})
+    (far,) = found.manifest.details["far"]
+    (effect,) = found.strongest()
+    assert found.curve(2, "length").argmax() != far
+    assert effect.dose == found.doses[far]
+    assert effect.change == found.curve(2, "change")[far]
+
+
 def test_numbers_below_zero_are_tokens_from_the_end(sae):
     model = Reader(7)
     found = moved_answers(model, sae, TEXTS, latents=[2], names=WORDS, positions=[-1], **HOW)

@@ -1,5 +1,6 @@
 """Drafts that are taken over, and the notes that say what is whole in them."""
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -92,6 +93,19 @@ def test_what_is_under_way_elsewhere_is_left_alone(tmp_path: Path, monkeypatch: 
     draft = _begun(tmp_path / "a")
     assert not draft.pieces
     assert theirs.exists()
+
+
+def test_one_that_is_taken_over_seems_left_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _left(tmp_path / "a")
+    (old,) = drafts.unfinished_beside(tmp_path / "a")
+    for path in (old, *old.rglob("*")):
+        os.utime(path, (0, 0))
+    taken = _begun(tmp_path / "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(drafts, "_here", lambda: ("another", "host", "now"))
+        assert not drafts.unfinished_beside(tmp_path / "a")
+    assert len(taken.pieces) == 2
+    taken.end()
 
 
 def test_a_draft_shows_that_it_is_worked_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(rows: Tensor, tm
         while not (tmp_path / "b" / "a").exists():
             child = FORK.Process(target=_train_slowly, args=(rows, tmp_path / "b" / "a"))
             child.start()
-            child.join(moments.uniform(0.1, 0.6) if kills < 5 else None)
+            child.join(moments.uniform(0.1, 0.6) if 0 < kills < 5 else None if kills else 0.01)
             if child.exitcode is None:
                 child.kill()
                 child.join()

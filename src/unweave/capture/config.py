@@ -1,8 +1,9 @@
 """What is captured, whether it is stored or streamed."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+from unweave.core.errors import InputError
 from unweave.models.hooks import Side
 from unweave.models.places import Prefix
 from unweave.models.rows import RowMeaning
@@ -31,3 +32,15 @@ class Capture:
     "how positions lie in an example; found from the shapes where it is not given"
     prefix: Prefix = "keep"
     "whether tokens before those of an image's patches (class token, registers) give rows: keep or drop"
+
+    def check(self) -> None:
+        """Refuse what types alone would let pass.
+
+        Raises:
+            InputError: an unknown precision or side, or a division by 0.
+        """
+        for name, value, known in (("dtype", self.dtype, get_args(Precision)), ("side", self.side, get_args(Side))):
+            if value not in known:
+                raise InputError(f"{name}={value!r} is none of {', '.join(known)}")
+        if not all(self.std):
+            raise InputError("std must not hold 0: the inputs are divided by it")

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -32,6 +33,14 @@ class Batch:
     example: Int64[Tensor, " b"]
     label: Int64[Tensor, " b"] | None
     mask: Tensor | None = None
+
+    def checksum(self, before: int = 0) -> int:
+        """CRC-32 of its tensors' bytes, going on from that of the batches before it."""
+        for value in (*self.inputs, *self.keywords.values(), self.example, self.label):
+            if isinstance(value, Tensor):
+                content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+                before = zlib.crc32(content.data, before)
+        return before
 
 
 class ExampleStream:

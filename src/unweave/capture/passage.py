@@ -1,7 +1,6 @@
 """One pass over examples, batch by batch, that can begin where an earlier one was cut short."""
 
 import itertools
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -53,7 +52,7 @@ class Passage:
             self._come = iter(self._stream) if not self.order else self._stream.ordered(self.order[:1])
             self._first = next(self._come)
             if not self._known:
-                self._each[0] = _checksum(self._first)
+                self._each[0] = self._first.checksum()
         return self._first
 
     def examples_of(self, wanted: Callable[[int], bool]) -> int | None:
@@ -77,7 +76,7 @@ class Passage:
         if _LAST not in drawn:
             return True
         last = next(self._stream.ordered(self.order[piece.stop - 1 : piece.stop]))
-        return bool(_checksum(last) == drawn[_LAST])
+        return bool(last.checksum() == drawn[_LAST])
 
     def numbered(self, wanted: Callable[[int], bool], before: Sequence[Piece] = ()) -> Iterator[tuple[int, Batch]]:
         """The wanted batches with their numbers.
@@ -89,7 +88,7 @@ class Passage:
             numbers = [number for number in range(len(self.order)) if wanted(number)]
             for number, batch in zip(numbers, self._stream.ordered(self.order[n] for n in numbers), strict=True):
                 if not self._known:
-                    self._each[number] = _checksum(batch)
+                    self._each[number] = batch.checksum()
                 yield number, batch
             self.examples = sum(map(len, self.order))
             return
@@ -99,7 +98,7 @@ class Passage:
         said, number = _said(before), -1
         for number, batch in enumerate(itertools.chain([self._first], self._come)):
             self.examples += len(batch.example)
-            self.checksum = _checksum(batch, self.checksum)
+            self.checksum = batch.checksum(self.checksum)
             self._up_to.append(self.checksum)
             if said.get(number + 1, self.checksum) != self.checksum:
                 raise OtherExamplesError(number)
@@ -145,11 +144,3 @@ class OtherExamplesError(InputError):
 def _said(pieces: Sequence[Piece]) -> dict[int, int]:
     """Checksums of everything up to the ends of pieces."""
     return {piece.stop: piece.facts[_DRAWN][_ALL] for piece in pieces}
-
-
-def _checksum(batch: Batch, checksum: int = 0) -> int:
-    for value in (*batch.inputs, *batch.keywords.values(), batch.example, batch.label):
-        if isinstance(value, Tensor):
-            content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-            checksum = zlib.crc32(content.data, checksum)
-    return checksum

@@ -5,13 +5,11 @@ depend on the number of ranks; one process has rounds of one batch, and nobody t
 """
 
 import itertools
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from unweave.capture.examples import Batch, ExampleStream
@@ -63,16 +61,8 @@ def as_they_come(batches: Iterable[Batch], ranks: Ranks) -> Iterator[Round]:
     come, examples, checksum = iter(batches), 0, 0
     while here := list(itertools.islice(come, ranks.size)):
         for batch in here if ranks.size > 1 else ():
-            examples, checksum = examples + len(batch.example), _checksum(batch, checksum)
+            examples, checksum = examples + len(batch.example), batch.checksum(checksum)
         yield Round(here[ranks.rank] if ranks.rank < len(here) else None, (examples, checksum))
-
-
-def _checksum(batch: Batch, checksum: int) -> int:
-    for value in (*batch.inputs, *batch.keywords.values()):
-        if isinstance(value, Tensor):
-            content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-            checksum = zlib.crc32(content.data, checksum)
-    return checksum
 
 
 class Dealt:

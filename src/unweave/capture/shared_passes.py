@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,6 @@ from unweave.core.errors import InputError
 from unweave.core.hashing import hash_module, hash_tensor
 from unweave.core.progress import progress
 from unweave.core.seeds import torch_generator
-from unweave.models.hooks import Side
 from unweave.store.activations import DTYPES
 from unweave.store.rows import Moments, TensorRows
 
@@ -68,7 +67,8 @@ class Stream:
         examples_id: str | None,
         source: Mapping[str, Any] | None,
     ) -> None:
-        _check(config, batch_size=batch_size, limit=limit, buffer_bytes=buffer_bytes, sample_rows=sample_rows)
+        config.check()
+        _check(batch_size=batch_size, limit=limit, buffer_bytes=buffer_bytes, sample_rows=sample_rows)
         if isinstance(examples, Iterator):
             raise InputError(
                 f"a {type(examples).__name__} gives its batches only once, and a stream of rows is read several times; "
@@ -359,13 +359,7 @@ def _cut(batch: Batch, size: int) -> Batch:
     return Batch(tuple(map(cut, batch.inputs)), keywords, batch.example[:size], label, cut(batch.mask))
 
 
-def _check(config: Capture, **least_one: int | None) -> None:
+def _check(**least_one: int | None) -> None:
     for name, value in least_one.items():
         if value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, got {value}")
-    if config.dtype not in DTYPES:
-        raise InputError(f"dtype={config.dtype!r} is none of {', '.join(DTYPES)}")
-    if config.side not in get_args(Side):
-        raise InputError(f"side={config.side!r} is none of {', '.join(get_args(Side))}")
-    if not all(config.std):
-        raise InputError("std must not hold 0: the inputs are divided by it")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, get_args, overload
+from typing import Any, overload
 
 from torch import Tensor, nn
 
@@ -18,7 +18,7 @@ from unweave.core.hashing import hash_module
 from unweave.models.hooks import Side, resolve
 from unweave.models.places import Prefix
 from unweave.models.rows import RowMeaning
-from unweave.store.activations import DTYPES, KIND, Activations
+from unweave.store.activations import KIND, Activations
 from unweave.store.artifact import Identity, library_versions
 from unweave.store.layout import Layout, as_details
 from unweave.store.remote import as_place, below
@@ -128,7 +128,7 @@ def capture(
         layout=layout,
         prefix=prefix,
     )
-    _check(config)
+    config.check()
     names = resolve(model, config.at)
     if isinstance(at, str) and len(names) > 1:
         raise InputError(f"{at!r} stands for {len(names)} modules; give a list, at=[{at!r}], to capture them all")
@@ -144,15 +144,6 @@ def capture(
     if scratch is not None:
         stores = {name: store.keep(scratch) for name, store in stores.items()}
     return stores[names[0]] if isinstance(at, str) else stores
-
-
-def _check(config: Capture) -> None:
-    if config.dtype not in DTYPES:
-        raise InputError(f"dtype={config.dtype!r} is none of {', '.join(DTYPES)}")
-    if config.side not in get_args(Side):
-        raise InputError(f"side={config.side!r} is none of {', '.join(get_args(Side))}")
-    if not all(config.std):
-        raise InputError("std must not hold 0: the inputs are divided by it")
 
 
 def _scratch() -> Scratch:

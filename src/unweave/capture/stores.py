@@ -15,6 +15,7 @@ from unweave.core.progress import progress, say
 from unweave.core.waits import Waits
 from unweave.store.activation_writer import ActivationWriter, in_order
 from unweave.store.activations import RowBlock
+from unweave.store.drafts import remove
 from unweave.store.layout import as_details, from_details
 from unweave.store.pieces import Piece
 from unweave.store.shared_writer import PARTS, SharedWriter
@@ -46,9 +47,9 @@ def write_stores(
         forward.layouts.restore(name, [layout for layout in known if layout is not None])
     work = _Work(passage, forward, names, shard_bytes)
     try:
-        if here.size > 1 or any(not _goes_on_alone(stream, draft) for draft in drafts.values()):
-            return _write_together(work, drafts, before, here)
-        return _write_alone(work, drafts, before)
+        if here.size == 1 and all(_goes_on_alone(stream, draft) for draft in drafts.values()):
+            return _write_alone(work, drafts, before)
+        return _write_together(work, drafts, before, here)
     except OtherExamplesError as error:
         for draft in drafts.values():
             draft.reduce_to([piece for piece in draft.pieces if piece.stop <= error.batch])
@@ -84,6 +85,8 @@ def _goes_on_alone(stream: ExampleStream, draft: CaptureDraft) -> bool:
 
 
 def _write_alone(work: _Work, drafts: Mapping[str, CaptureDraft], before: Mapping[str, Sequence[Piece]]) -> int:
+    for draft in drafts.values():
+        remove(draft.folder / PARTS)  # of several processes that were cut short
     writers = {
         name: ActivationWriter(
             draft.folder,

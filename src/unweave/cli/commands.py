@@ -14,7 +14,7 @@ from unweave.cli.bench import bench_command
 from unweave.cli.compare import compare_command
 from unweave.cli.exchange import export_command, import_command, pull_command, push_command
 from unweave.cli.map import map_command
-from unweave.cli.network import NetworkArguments
+from unweave.cli.network import NetworkArguments, refuse_empty
 from unweave.cli.parsing import component, parse, taken, unfilled
 from unweave.cli.places import Grid
 from unweave.cli.query import query_command
@@ -68,6 +68,7 @@ def capture_command(given: list[str], program: str) -> None:
     """Capture a network's hidden activations of a data set into a store."""
     default = unfilled(CaptureArguments, capture=unfilled(Capture))
     read = parse(CaptureArguments, default, given, program=program, description=_text(capture_command))
+    refuse_empty(read.capture.at, program)
     read.runtime.apply()
     source = read.source(read.seed)
     examples = source.dataset()

@@ -8,14 +8,17 @@ import tyro
 from rich.console import Console
 
 from unweave.capture import Capture, StreamedRows, stream_several
-from unweave.cli.network import NetworkArguments
+from unweave.cli.network import NetworkArguments, refuse_empty
 from unweave.cli.parsing import parse, unfilled
+from unweave.cli.places import Grid
+from unweave.core.config import to_json
 from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
 from unweave.datasets.base import Split
 from unweave.dictionaries.base import Dictionary, DictionaryConfig
 from unweave.dictionaries.topk import TopK
 from unweave.recipes.sources import Source
+from unweave.store.layout import Layout
 from unweave.train import Job, Training, train, train_several
 
 Flat = tyro.conf.arg(name="")
@@ -35,6 +38,13 @@ class Streaming(NetworkArguments):
     "memory for rows, which are mixed in it (MiB)"
     sample_rows: int = 65_536
     "rows kept in memory, from which mean, variance, starts and controls are taken"
+    grid: Annotated[Layout | None, Grid] = None
+    "places of the module's grid, and tokens before them, where shapes leave it open: 7x7, 7x7+1, or 7x7:last"
+
+    def as_json(self) -> dict[str, Any]:
+        """What a run's `run.json` says of it; earlier versions knew no grid, and their runs go on."""
+        said: dict[str, Any] = to_json(self)
+        return {name: value for name, value in said.items() if name != "grid" or value is not None}
 
     def open(self, seed: int, runtime: Runtime) -> "Opened":
         """The data set and the model, on its device."""
@@ -69,6 +79,7 @@ class Opened:
             self.model,
             examples,
             at=asked.capture.at,
+            layout=asked.grid,
             batch_size=asked.batch_size,
             limit=asked.limit,
             buffer_bytes=asked.buffer_mib << 20,
@@ -140,6 +151,7 @@ def stream_train_command(given: list[str], program: str) -> None:
         program=f"{program} {FLAG}",
         description=stream_train_command.__doc__ or "",
     )
+    refuse_empty(read.stream.capture.at, f"{program} {FLAG}")
     read.runtime.apply()
     rows = read.stream.open(read.seed, read.runtime).rows()
     options: dict[str, Any] = {"overwrite": read.overwrite, "runtime": read.runtime}

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from unweave.capture import Capture
+from unweave.cli.network import refuse_empty
 from unweave.cli.parsing import carried_over, component, parse, taken, unfilled
 from unweave.cli.streaming import FLAG, Streaming, asked_to_stream, refuse_store
-from unweave.core.config import to_json
 from unweave.core.distributed import ranks
 from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
@@ -163,6 +163,7 @@ def _sweep_stream(given: list[str], program: str) -> None:
     read = parse(
         StreamSweepArguments, default, given, program=f"{program} {FLAG}", description=_sweep_stream.__doc__ or ""
     )
+    refuse_empty(read.stream.capture.at, f"{program} {FLAG}")
     variants = chosen_grid(read, kinds, axes)
     _refuse_one(variants, read.seeds, program)
     read.runtime.apply()
@@ -175,7 +176,7 @@ def _sweep_stream(given: list[str], program: str) -> None:
         rows[name],
         opened.rows_of(read.test_split)[name],
         variants,
-        config={**to_json(read.stream), "test_split": read.test_split},
+        config={**read.stream.as_json(), "test_split": read.test_split},
         seeds=read.seeds,
         seed=read.seed,
         out=read.out,

@@ -1,7 +1,6 @@
 """`unweave verify`: whether what lies on the disk is what was written."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
 from rich.console import Console
@@ -17,8 +16,8 @@ console = Console(highlight=False, soft_wrap=True, markup=False)
 class VerifyArguments:
     """Flags of `unweave verify`."""
 
-    folder: tyro.conf.Positional[Path]
-    "an artifact, a run, or any folder with such below it"
+    folder: tyro.conf.Positional[str]
+    "an artifact, a run, or any folder with such below it; or a URL with stores below it"
 
 
 def verify_command(given: list[str], program: str) -> None:

@@ -17,6 +17,7 @@ from unweave.datasets.sources import ImageSources
 _LOG = logging.getLogger(__name__)
 
 # Subfolders that hold splits of a data set: read as classes, they would give a result that means nothing.
+_USUAL = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".bmp", ".gif")
 _SPLIT_NAMES = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 
 
@@ -98,8 +99,7 @@ def scan_loose(root: Path, class_names: list[str]) -> FolderFiles:
         raise InputError(f"{error.filename or root} cannot be read: {error.strerror or error}") from None
     names = [name for name in found if _is_image(name)]
     if not names:
-        suffixes = listed(sorted(image_suffixes()), most=100)
-        raise InputError(f"{root} holds no image, nor do the folders below it (known suffixes: {suffixes})")
+        raise InputError(f"{root} holds no image, nor do the folders below it (images end in {_known_suffixes()})")
     _log_ignored(root, [], [name for name in found if not _is_image(name)])
     return FolderFiles(root, names, np.zeros(len(names), np.int64), class_names)
 
@@ -141,6 +141,12 @@ def _files(folder: Path, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
             yield name
 
 
+def _known_suffixes() -> str:
+    """The usual suffixes of images, and how many others there are."""
+    usual = [suffix for suffix in _USUAL if suffix in image_suffixes()]
+    return f"{', '.join(usual)} or one of {len(image_suffixes()) - len(usual)} others"
+
+
 def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in image_suffixes()  # noqa: PTH122 - four times faster than a Path
 
@@ -157,7 +163,7 @@ def _check_classes(root: Path, images: dict[str, list[str]]) -> None:
     if empty:
         raise InputError(
             f"{root}: no image in the class folder {listed(empty)}: put images there or remove it "
-            f"(known suffixes: {listed(sorted(image_suffixes()), most=100)})"
+            f"(images end in {_known_suffixes()})"
         )
     if len(images) == 1:
         (name, files), *_ = images.items()

@@ -20,7 +20,7 @@ def load(folder: str | Path) -> Dictionary:
         StoreError: the folder is no dictionary, or a file in it is missing, damaged or does not fit.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder, KIND, verify=True)
+    manifest = read_manifest(folder, KIND, verify=True, large=True)
     config = from_json(DictionaryConfig, manifest.config["dictionary"], where=f"{folder}: dictionary")
     dictionary = config.build(int(manifest.config["d_in"]))
     tensors = _state(folder, manifest, dictionary)

@@ -88,20 +88,21 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         return load_tensors(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            return {_name(one.filename): torch.from_numpy(_array(archive, one)) for one in archive.infolist()}
+            there = path.stat().st_size
+            return {_name(one.filename): torch.from_numpy(_array(archive, one, there)) for one in archive.infolist()}
     except Exception as error:  # a damaged archive makes its reader fail in any way
         raise StoreError(f"{path} is no whole file of numpy.savez: {error}") from None
 
 
-def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """One array, whose size is compared with the bytes that are there before memory is asked for."""
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, there: int) -> np.ndarray:
+    """One array, whose size is compared with the bytes that are `there` before memory is asked for."""
     if member.compress_type != zipfile.ZIP_STORED:
         raise StoreError(f"{member.filename} is compressed; save it by numpy.savez")
     with archive.open(member) as opened:
         version = np.lib.format.read_magic(opened)
         header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, _, dtype = header(opened)
-        if dtype.hasobject or math.prod(shape) * dtype.itemsize > member.file_size:
+        if dtype.hasobject or math.prod(shape) * dtype.itemsize > min(member.file_size, there):
             raise StoreError(f"{member.filename} claims to be {dtype} of shape {shape}, which it is not")
     with archive.open(member) as opened:
         array: np.ndarray = np.lib.format.read_array(opened, allow_pickle=False)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -217,9 +218,10 @@ def carry_out(
 
 def _give_up(folder: Path) -> None:
     """Leave no claim to a folder in which nothing came about: the right settings find it free."""
-    if [path.name for path in folder.iterdir()] == [RUN]:
-        (folder / RUN).unlink()
-        folder.rmdir()
+    with suppress(FileNotFoundError):  # somebody has removed it
+        if [path.name for path in folder.iterdir()] == [RUN]:
+            (folder / RUN).unlink()
+            folder.rmdir()
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

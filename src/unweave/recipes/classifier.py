@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from unweave.analyze import Analysis, Atlas, analyze
-from unweave.capture import capture
+from unweave.capture import Capture, capture
 from unweave.core.distributed import ranks
 from unweave.core.seeds import torch_generator
 from unweave.datasets.base import DatasetConfig, ImageDataset
@@ -19,8 +19,8 @@ from unweave.metrics.components import components_to_match
 from unweave.models.base import ModelConfig
 from unweave.models.classifier import TrainedModel, train_classifier
 from unweave.models.fitting import Fit
-from unweave.models.hooks import resolve
 from unweave.recipes.base import Run
+from unweave.recipes.probe import probe
 from unweave.store.activations import Activations
 from unweave.train import Training, train
 
@@ -70,7 +70,7 @@ def capture_layer(config: ClassifierStudy, run: Run) -> Layer:
     train_images = config.data.images("train", run.data_dir)
     test_images = config.data.images("test", run.data_dir)
     untrained = config.model.build(train_images.shape, len(train_images.class_names), torch_generator(run.seed))
-    resolve(untrained, config.at)  # a wrong name costs seconds here, and a whole training later
+    probe(untrained, train_images, Capture(at=(config.at,)))  # costs seconds here, and a whole training later
     place = run.place("model")
 
     def trained() -> TrainedModel:

@@ -128,7 +128,8 @@ def sweep_grid(
     trained = train_grid(rows, grid, seeds, place, overwrite=overwrite, runtime=runtime)
     kept = {name: one for name, one in trained.items() if isinstance(one, Dictionary)}
     if isinstance(judged, Streamed):
-        levels = levels_of(points_of(grid, seeds, trained, measure_all(own(kept), start_of(rows), runtime)))
+        at_hand = rows.sample() if isinstance(rows, Streamed) else rows
+        levels = levels_of(points_of(grid, seeds, trained, measure_all(own(kept), at_hand, runtime)))
         fitted = fit_controls(levels, rows, place, seed=seed, runtime=runtime)
         numbers = measure_all({**own(kept), **fitted}, judged, runtime)
         points = points_of(grid, seeds, trained, numbers)
@@ -266,11 +267,6 @@ def measure_all(
                 list(pool.map(lambda tally, rows=block: tally.add(rows), tallies.values()))
                 bar.advance(len(block))
     return of_all({name: tally.metrics() for name, tally in tallies.items()})
-
-
-def start_of(rows: RowSource) -> RowSource:
-    """Rows in memory that stand for a stream; of other rows, themselves."""
-    return rows.sample() if isinstance(rows, Streamed) else rows
 
 
 def measure_controls(

@@ -14,7 +14,7 @@ from unweave.dictionaries.base import KIND as DICTIONARY
 from unweave.models.classifier import KIND as MODEL
 from unweave.models.classifier import load_curves
 from unweave.recipes.base import RUN, read_metrics
-from unweave.store.artifact import Manifest, read_json, read_manifest
+from unweave.store.artifact import Manifest, parse_manifest, read_json, read_manifest
 from unweave.store.files import load_table
 
 MAIN = "dictionary"
@@ -83,8 +83,12 @@ class Contents:
 
     @cached_property
     def manifests(self) -> dict[str, Manifest]:
-        """Manifest of each artifact by role."""
-        return {role: read_manifest(path) for role, path in self.artifacts.items()}
+        """Manifest of each artifact by role, its files as they were written.
+
+        Raises:
+            StoreError: an artifact is missing or damaged.
+        """
+        return {role: _whole(path) for role, path in self.artifacts.items()}
 
     def conditions(self) -> list[str]:
         """The dictionary and what stands beside it in the metrics, in the order they were recorded."""
@@ -93,3 +97,8 @@ class Contents:
     def metric(self, name: str, condition: str) -> float | None:
         """A number, or None where it was not measured."""
         return self.metrics.get(name if condition == MAIN else f"{name}@{condition}")
+
+
+def _whole(folder: Path) -> Manifest:
+    """An artifact's manifest, its files compared; a large store of activations by size, as wherever one is opened."""
+    return read_manifest(folder, verify=True, large=parse_manifest(folder).kind == DICTIONARY)

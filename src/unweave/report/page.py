@@ -54,13 +54,14 @@ def build_report(folder: str | Path) -> Path:
     if is_sweep(folder):
         return _write_page(folder, "sweep.html.j2", sweep_contents(folder))
     contents = Contents.read(folder)
+    provenance = _provenance(contents)  # first: it has every artifact compared with what was written
     place = folder if contents.run else folder.with_name(f"{folder.name}-report")
     values = {
         "title": contents.run.get("recipe", folder.name),
         "summary": _summary(contents),
         "facts": _facts(contents),
         "findings": contents.run.get("findings", []),
-        "provenance": _provenance(contents),
+        "provenance": provenance,
         "main": MAIN,
     }
     told = sections(contents)

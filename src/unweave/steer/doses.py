@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from unweave.core.config import Json, to_json
 from unweave.core.errors import InputError, did_you_mean
+from unweave.core.seeds import torch_generator
 from unweave.dictionaries.base import Dictionary
 from unweave.models.hooks import HookPoints, Side
 from unweave.models.places import mask_of
@@ -23,6 +25,10 @@ from unweave.store.layout import Layout, as_details
 
 DoseOp = Literal["set", "add", "scale"]
 DoseUnit = Literal["max", "value"]
+
+
+class SilentLatentsError(InputError):
+    """A latent never fires on the examples, so that its doses have no unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +96,19 @@ def check_doses(
         raise InputError(f"controls and resamples must be at least 1, got {controls} and {resamples}")
 
 
+def random_directions(number: int, d_in: int, seed: int) -> Float[Tensor, "number d_in"]:
+    """Directions of length 1, for the control; the same ones for every latent and dose."""
+    return normalize(torch.randn(number, d_in, generator=torch_generator(seed, "random directions")), dim=1)
+
+
 def largest_codes(
     rest: RestOfNetwork, sae: Dictionary, examples: Examples, plan: Plan, batch_size: int
 ) -> Float[Tensor, " latents"]:
     """The largest code of each latent on the examples, where doses count in it; else 1.
 
     Raises:
-        InputError: one is never active, or rows are of another width.
+        SilentLatentsError: one is never active.
+        InputError: rows are of another width.
     """
     largest = torch.zeros(len(plan.latents), dtype=torch.float64)
     if plan.unit != "max":
@@ -118,7 +130,7 @@ def largest_codes(
         largest = torch.maximum(largest, codes_of(sae, rows)[:, index].amax(0).double().cpu())
     silent = [latent for latent, most in zip(plan.latents, largest.tolist(), strict=True) if not most > 0]
     if silent:
-        raise InputError(
+        raise SilentLatentsError(
             f"never active on these examples: latents {', '.join(map(str, silent))}. Doses in multiples of the largest "
             "code need one; leave them out or give unit='value'"
         )

@@ -9,13 +9,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from unweave.core.config import Json
 from unweave.core.errors import InputError
 from unweave.core.hashing import hash_module
 from unweave.core.progress import progress
-from unweave.core.seeds import torch_generator
 from unweave.datasets.base import Dataset, TextDataset
 from unweave.dictionaries.base import Dictionary
 from unweave.models.adopted import ReadsText
@@ -23,7 +21,16 @@ from unweave.models.hooks import Side
 from unweave.models.rest import RestOfNetwork
 from unweave.models.rows import RowMeaning
 from unweave.steer.context import hook_point
-from unweave.steer.doses import DoseOp, DoseUnit, Plan, check_doses, dose_values, largest_codes, steps_of
+from unweave.steer.doses import (
+    DoseOp,
+    DoseUnit,
+    Plan,
+    check_doses,
+    dose_values,
+    largest_codes,
+    random_directions,
+    steps_of,
+)
 from unweave.steer.edits import check_latent
 from unweave.steer.examples import Examples
 from unweave.steer.moved_result import KIND, MovedAnswers
@@ -247,6 +254,4 @@ class _Work:
 
     @cached_property
     def _random(self) -> Float[Tensor, "controls d_in"]:
-        generator = torch_generator(self.seed, "random directions")
-        drawn = torch.randn(self.plan.controls, self.sae.d_in, generator=generator)
-        return normalize(drawn, dim=1).to(self._directions.dtype)
+        return random_directions(self.plan.controls, self.sae.d_in, self.seed).to(self._directions.dtype)

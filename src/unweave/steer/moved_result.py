@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +12,8 @@ from matplotlib.figure import Figure
 from unweave.core.errors import InputError
 from unweave.figures.contexts import shown
 from unweave.figures.moved import Followed, MovedCurves, MovedText, moved_figure
-from unweave.steer.response import LABELS
-from unweave.store.artifact import Manifest, read_manifest
+from unweave.steer.dosed import Dosed
 from unweave.store.files import load_table
-from unweave.store.scratch import Scratch
 
 KIND = "moved-answers"
 EXAMPLES = "examples.parquet"
@@ -53,7 +50,7 @@ class MovedEffect:
 
 
 @dataclass(frozen=True, eq=False)
-class MovedAnswers:
+class MovedAnswers(Dosed):
     """How far answers move at each dose of some latents, beside moves along random directions.
 
     Attributes:
@@ -63,37 +60,12 @@ class MovedAnswers:
         StoreError: the folder holds something else, or is damaged.
     """
 
-    folder: Path
-    scratch: Scratch | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", Path(self.folder))
-        _ = self.manifest
-
-    @cached_property
-    def manifest(self) -> Manifest:
-        """What it was made of."""
-        return read_manifest(self.folder, KIND, verify=True)
-
-    @property
-    def latents(self) -> list[int]:
-        """The latents that were moved."""
-        return [int(latent) for latent in self.manifest.config["latents"]]
-
-    @property
-    def doses(self) -> list[float]:
-        """The doses, in the unit of the configuration."""
-        return [float(dose) for dose in self.manifest.config["doses"]]
+    kind = KIND
 
     @property
     def logits(self) -> bool:
         """Whether answers are logits, of classes or of the next token; else they are vectors."""
         return bool(self.manifest.config["logits"])
-
-    @property
-    def n(self) -> int:
-        """Number of examples."""
-        return int(self.manifest.details["examples"])
 
     def name(self, answer: int) -> str:
         """The name of a class or token that some example was answered with, or that was followed."""
@@ -125,10 +97,7 @@ class MovedAnswers:
         Raises:
             InputError: the latent was not moved, or there is no such column.
         """
-        if column not in self.table.column_names:
-            raise InputError(f"the table has no column {column!r}; choose from: {', '.join(self.table.column_names)}")
-        values = np.asarray(self.table[column], np.float64).reshape(len(self.latents), -1)
-        return np.asarray(values[self._place(latent)])
+        return self._of_doses(self.table, latent, column)[:, 0]
 
     def strongest(self) -> list[MovedEffect]:
         """What the furthest dose of each latent does; those furthest beyond their control first."""
@@ -173,7 +142,7 @@ class MovedAnswers:
         curves = MovedCurves(
             latent=latent,
             doses=np.asarray(self.doses),
-            label=LABELS[self.manifest.config["op"], self.manifest.config["unit"]],
+            label=self._label,
             logits=self.logits,
             columns=columns,
             followed=self.followed_of(latent),
@@ -233,17 +202,14 @@ class MovedAnswers:
         return float(self.manifest.details["largest_by_chance"][self._place(latent)])
 
     def _far(self, latent: int) -> int:
+        if self.logits:  # what is followed, and what chance does to it, was measured at this dose
+            return int(self.manifest.details["far"][self._place(latent)])
         return int(np.argmax(self.curve(latent, "length")))
 
     def _dose(self, dose: float) -> int:
         if dose not in self.doses:
             raise InputError(f"{dose:g} was no dose; these were: {', '.join(f'{one:g}' for one in self.doses)}")
         return self.doses.index(dose)
-
-    def _place(self, latent: int) -> int:
-        if latent not in self.latents:
-            raise InputError(f"latent {latent} was not moved; these were: {', '.join(map(str, self.latents))}")
-        return self.latents.index(latent)
 
     def __repr__(self) -> str:
         at = self.manifest.details["hook_name"]

@@ -2,18 +2,15 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from unweave.core.errors import InputError
 from unweave.figures.dose import DoseCurves, dose_figure
-from unweave.store.artifact import Manifest, read_manifest
+from unweave.steer.dosed import Dosed
 from unweave.store.files import load_table, load_tensors
-from unweave.store.scratch import Scratch
 
 KIND = "dose-response"
 CLASSES = "classes.parquet"
@@ -45,7 +42,7 @@ class Effect:
 
 
 @dataclass(frozen=True, eq=False)
-class Response:
+class Response(Dosed):
     """A model's answers at each dose of some latents, beside those to moves along random directions.
 
     Attributes:
@@ -55,47 +52,12 @@ class Response:
         StoreError: the folder is no whole dose–response.
     """
 
-    folder: Path
-    scratch: Scratch | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", Path(self.folder))
-        _ = self.manifest
-
-    @cached_property
-    def manifest(self) -> Manifest:
-        """What it was made of."""
-        return read_manifest(self.folder, KIND, verify=True)
-
-    @property
-    def latents(self) -> list[int]:
-        """The latents that were moved."""
-        return [int(latent) for latent in self.manifest.config["latents"]]
-
-    @property
-    def doses(self) -> list[float]:
-        """The doses, in the unit of `unit`."""
-        return [float(dose) for dose in self.manifest.config["doses"]]
-
-    @property
-    def op(self) -> str:
-        """What was done with a dose: set, add or scale."""
-        return str(self.manifest.config["op"])
-
-    @property
-    def unit(self) -> str:
-        """`max`: multiples of the latent's largest code on the examples; `value`: codes; `factor`."""
-        return str(self.manifest.config["unit"])
+    kind = KIND
 
     @property
     def class_names(self) -> list[str]:
         """Names of the classes."""
         return [str(name) for name in self.manifest.details["class_names"]]
-
-    @property
-    def n(self) -> int:
-        """Number of examples."""
-        return int(self.manifest.details["examples"])
 
     @cached_property
     def table(self) -> pa.Table:
@@ -138,11 +100,7 @@ class Response:
         Raises:
             InputError: the latent was not moved, or there is no such column.
         """
-        if column not in self.table.column_names:
-            raise InputError(f"the table has no column {column!r}; choose from: {', '.join(self.table.column_names)}")
-        shape, place = (len(self.latents), len(self.doses), len(self.class_names)), self._place(latent)
-        values: Float[np.ndarray, "latents doses classes"] = np.asarray(self.table[column], np.float64).reshape(shape)
-        return np.asarray(values[place])
+        return self._of_doses(self.table, latent, column)
 
     def of_answers(self, latent: int, column: str) -> Float[np.ndarray, " doses"]:
         """A column of `answers` for one latent.
@@ -150,10 +108,7 @@ class Response:
         Raises:
             InputError: the latent was not moved, or there is no such column.
         """
-        if column not in self.answers.column_names:
-            raise InputError(f"there is no column {column!r}; choose from: {', '.join(self.answers.column_names)}")
-        values = np.asarray(self.answers[column], np.float64).reshape(len(self.latents), -1)
-        return np.asarray(values[self._place(latent)])
+        return self._of_doses(self.answers, latent, column)[:, 0]
 
     def strongest(self) -> list[Effect]:
         """For each latent the class that it moves most, those furthest beyond their control first."""
@@ -189,7 +144,7 @@ class Response:
         curves = DoseCurves(
             latent=latent,
             doses=np.asarray(self.doses),
-            label=LABELS[self.op, self.unit],
+            label=self._label,
             class_names=self.class_names,
             columns=columns,
             changed={name: self.of_answers(latent, name) for name in self.answers.column_names[3:]},
@@ -198,20 +153,6 @@ class Response:
         )
         return dose_figure(curves)
 
-    def _place(self, latent: int) -> int:
-        if latent not in self.latents:
-            raise InputError(f"latent {latent} was not moved; these were: {', '.join(map(str, self.latents))}")
-        return self.latents.index(latent)
-
     def __repr__(self) -> str:
         at = self.manifest.details["hook_name"]
         return f"Response({at!r}, latents={self.latents}, {self.op} {self.doses}, {str(self.folder)!r})"
-
-
-LABELS = {
-    ("set", "max"): "set to, × its largest code",
-    ("set", "value"): "code set to this",
-    ("add", "max"): "added, × its largest code",
-    ("add", "value"): "added to the code",
-    ("scale", "factor"): "code multiplied by",
-}

@@ -6,12 +6,10 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from unweave.core.errors import InputError
 from unweave.core.hashing import hash_module
 from unweave.core.progress import progress
-from unweave.core.seeds import torch_generator
 from unweave.datasets.base import Dataset
 from unweave.dictionaries.base import Dictionary
 from unweave.models.hooks import Side, evaluating
@@ -19,7 +17,16 @@ from unweave.models.rest import RestOfNetwork
 from unweave.models.rows import RowMeaning
 from unweave.steer.context import hook_point
 from unweave.steer.curves import Collected, write_curves
-from unweave.steer.doses import DoseOp, DoseUnit, Plan, check_doses, dose_values, largest_codes, steps_of
+from unweave.steer.doses import (
+    DoseOp,
+    DoseUnit,
+    Plan,
+    check_doses,
+    dose_values,
+    largest_codes,
+    random_directions,
+    steps_of,
+)
 from unweave.steer.edits import check_latent
 from unweave.steer.examples import Examples
 from unweave.steer.moves import Opened
@@ -139,8 +146,7 @@ def _measure(
     values = dose_values(plan, largest_codes(rest, sae, examples, plan, batch_size))
     index = torch.tensor(plan.latents, device=sae.device)
     directions = sae.directions()[index]
-    drawn = torch.randn(plan.controls, sae.d_in, generator=torch_generator(seed, "random directions"))
-    random = normalize(drawn, dim=1).to(directions)
+    random = random_directions(plan.controls, sae.d_in, seed).to(directions)
     collected: Collected | None = None
     with progress("Dosing", total=examples.n * len(plan.latents), unit="examples") as bar:
         for inputs in examples.batches(batch_size):

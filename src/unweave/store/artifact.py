@@ -167,29 +167,60 @@ def existing(folder: Path, identity: Identity, *, overwrite: bool = False) -> bo
         return _existing(_behind_links(folder), identity, overwrite=overwrite)
 
 
+def check_before(folder: Path, kind: str, same: Callable[[Manifest], bool], *, overwrite: bool = False) -> None:
+    """Refuse what `existing` would refuse whatever an artifact is made from: to be asked before that costs anything.
+
+    Args:
+        folder: the place.
+        kind: of the artifact that is to be written.
+        same: whether one of this kind that is there may be the one, as far as is known yet.
+        overwrite: replace another artifact.
+
+    Raises:
+        InputError: as `existing`.
+    """
+    with readable(folder):
+        place = _behind_links(folder)
+        found = _standing(place, kind, None, overwrite=overwrite)
+        if found is not None and not (found.kind == kind and same(found)):
+            raise InputError(_of_another(place, found, kind))
+
+
 def _existing(folder: Path, identity: Identity, *, overwrite: bool) -> bool:
-    check_place(folder, part_of=identity.part_of)
+    found = _standing(folder, identity.kind, identity.part_of, overwrite=overwrite)
+    if found is None:
+        return False
+    if found.id == identity.id:
+        _drop_unfinished(folder)
+        return True
+    raise InputError(_of_another(folder, found, identity.kind))
+
+
+def _standing(folder: Path, kind: str, part_of: str | None, *, overwrite: bool) -> Manifest | None:
+    """What stands in a place, whole; None where one of that kind can be written there."""
+    check_place(folder, part_of=part_of)
     _tidy(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         above = next(path for path in folder.absolute().parents if path.exists())
         if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
             raise InputError(f"{folder} cannot be made: {above} is no folder that can be written to")
-        return False
+        return None
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder} exists and is no Unweave artifact; choose another folder")
     found = parse_manifest(folder)
-    if overwrite and found.kind == identity.kind:
-        return False  # whatever state its files are in
+    if overwrite and found.kind == kind:
+        return None  # whatever state its files are in
     _check_files(folder, found, verify=False)
-    if found.id == identity.id:
-        _drop_unfinished(folder)
-        return True
-    if found.kind != identity.kind:  # what is overwritten by mistake is most often an input
-        raise InputError(
-            f"{folder} holds an artifact of kind {found.kind!r}, which one of kind {identity.kind!r} does not replace; "
-            "choose another folder"
+    return found
+
+
+def _of_another(folder: Path, found: Manifest, kind: str) -> str:
+    if found.kind != kind:  # what is overwritten by mistake is most often an input
+        return (
+            f"{folder} holds an artifact of kind {found.kind!r}, which one of kind {kind!r} does not replace; choose "
+            "another folder"
         )
-    raise InputError(
+    return (
         f"{folder} holds another artifact of kind {found.kind!r}, made from other settings or inputs; choose another "
         "folder or overwrite it"
     )
@@ -326,13 +357,14 @@ def _put_in_place(draft: Path, folder: Path, identity: Identity, *, overwrite: b
     raise StoreError(f"{folder} is written by other processes all the time; let one process write it")
 
 
-def read_manifest(folder: Path, kind: str | None = None, *, verify: bool = False) -> Manifest:
+def read_manifest(folder: Path, kind: str | None = None, *, verify: bool = False, large: bool = False) -> Manifest:
     """Read an artifact's manifest and check the files against it.
 
     Args:
         folder: the artifact.
         kind: the kind it must be of; any by default.
         verify: compare checksums too, of every file where the artifact is under 256 MiB (sizes always).
+        large: whatever its size; for what is read whole anyway.
 
     Raises:
         StoreError: not an artifact, of another kind or a newer schema, or a file is missing, cut short or changed.
@@ -341,7 +373,7 @@ def read_manifest(folder: Path, kind: str | None = None, *, verify: bool = False
         manifest = parse_manifest(folder)
         if kind is not None and manifest.kind != kind:
             raise StoreError(f"{folder} holds an artifact of kind {manifest.kind!r}, not {kind!r}")
-        _check_files(folder, manifest, verify=verify)
+        _check_files(folder, manifest, verify=verify, large=large)
     return manifest
 
 
@@ -379,8 +411,8 @@ def manifest_from(data: Any, path: Path | str) -> Manifest:
     return manifest
 
 
-def _check_files(folder: Path, manifest: Manifest, *, verify: bool) -> None:
-    small = sum(entry.size for entry in manifest.files.values()) < _VERIFY_WHOLE_BELOW
+def _check_files(folder: Path, manifest: Manifest, *, verify: bool, large: bool = False) -> None:
+    small = large or sum(entry.size for entry in manifest.files.values()) < _VERIFY_WHOLE_BELOW
     for name, entry in manifest.files.items():
         path = folder / name
         if not path.is_file():

@@ -22,11 +22,7 @@ from torch import Tensor
 
 from unweave.core.errors import InputError, StoreError
 from unweave.core.optional import needs
-from unweave.store.artifact import (
-    MANIFEST,
-    Manifest,
-    manifest_from,
-)
+from unweave.store.artifact import MANIFEST, Manifest, manifest_from
 from unweave.store.header import LENGTH_BYTES, Span, header_bytes, spans
 from unweave.store.order import BLOCK_BYTES
 from unweave.store.reading import Held
@@ -34,7 +30,6 @@ from unweave.store.shards import ROWS, SHORT_NAMES, inside, refuse_shard, shard_
 
 _IN_FLIGHT = 16
 _PIECE = 8 << 20
-_UPLOADS = 2
 _HEADER_GUESS = 16 << 10
 
 

@@ -110,6 +110,7 @@ class UnfinishedDraft(Draft):
                 continue  # of another capture, which may go on one day
             if left[draft] and not taken:
                 with suppress(OSError):  # another process was first
+                    os.utime(draft / UNFINISHED / CAPTURE)  # or it would seem left under its new name too
                     draft.rename(self.folder)
                     taken = True
             else:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from unweave.core.config import fingerprint, to_json
@@ -212,10 +213,7 @@ def has_artifact(place: Path | str) -> bool:
 
 @contextmanager
 def _in_folder(place: Path, identity: Identity, capture: str, overwrite: bool) -> Iterator[UnfinishedDraft]:
-    def made(folder: Path, beside: Path) -> UnfinishedDraft:
-        return UnfinishedDraft(folder, beside, capture)
-
-    with writing(place, identity, overwrite=overwrite, draft=made) as draft:
+    with writing(place, identity, overwrite=overwrite, draft=partial(UnfinishedDraft, capture=capture)) as draft:
         assert isinstance(draft, UnfinishedDraft)
         yield draft
 

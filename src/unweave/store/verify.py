@@ -4,7 +4,6 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +14,31 @@ from unweave.core.hashing import crc32_of_file, hash_tensors
 from unweave.core.progress import Bar, progress
 from unweave.store.artifact import FILES, MANIFEST, FileEntry, parse_manifest, read_json
 from unweave.store.drafts import is_draft
+from unweave.store.remote import RemoteFolder, as_place
+from unweave.store.verified import Verified
+from unweave.store.verify_remote import verify_remote
 
 CHECKPOINT = ".checkpoint.safetensors"
 _SQLITE = ".sqlite"
 
 
-@dataclass
-class Verified:
-    """What was found.
-
-    Attributes:
-        artifacts: how many were looked through.
-        files: how many were compared with their checksum, or read through.
-        bytes: of those.
-        damaged: what is wrong, and with which file: a line each.
-        left: drafts that killed processes left, or work in; the next one that writes there goes on with them or
-            removes them.
-    """
-
-    artifacts: int = 0
-    files: int = 0
-    bytes: int = 0
-    damaged: list[str] = field(default_factory=list)
-    left: list[Path] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        found = f"{self.artifacts:,} artifacts, {self.files:,} files, {self.bytes / 1e6:,.1f} MB"
-        return f"{found}: " + (f"{len(self.damaged):,} damaged" if self.damaged else "as they were written")
-
-
 def verify(folder: str | Path) -> Verified:
-    """Compare every artifact, run, checkpoint and database below a folder with what was written.
+    """Compare every artifact, run, checkpoint and database below a folder or URL with what was written.
 
     All files that a manifest or a `run.json` names are read through and their checksums compared, in stores of any size
-    too. Figures and pages have none: they can be made again.
+    too. Figures and pages have none: they can be made again. Below a URL (s3://, gs://, ...) stores are all there is.
 
     Raises:
         InputError: there is no such folder, or nothing in it that could be compared.
+        StoreError: the URL cannot be reached.
     """
-    folder = Path(folder)
+    place = as_place(folder)
+    if isinstance(place, str):
+        return verify_remote(RemoteFolder(place))
+    return _verify_folder(place)
+
+
+def _verify_folder(folder: Path) -> Verified:
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder")
     found = Verified()

@@ -109,16 +109,14 @@ class Batches:
     def shares(self, step: int, share: Share) -> Iterator[tuple[int, Tensor]]:
         """What is left of the run, of each batch only the rows that `share` names, and how many the whole has."""
         if isinstance(self.source, Activations):  # it reads no others
-            for number, mine in zip(self._steps_from(step), self._epochs(step, share=share), strict=False):
+            assert self.total is not None
+            for number, mine in zip(range(step, self.total), self._epochs(step, share=share), strict=False):
                 first, stop = self.span(number)
                 yield stop - first, mine
             return
         for batch in self.after(step):
             start, stop = share(len(batch))
             yield len(batch), batch[start:stop]
-
-    def _steps_from(self, step: int) -> Iterable[int]:
-        return itertools.count(step) if self.total is None else range(step, self.total)
 
     def _epochs(self, step: int, **share: Share) -> Iterator[Tensor]:
         assert self.per_epoch is not None

@@ -10,16 +10,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unweave.core.config import to_json
 from unweave.core.distributed import ALONE, Ranks
 from unweave.core.errors import InputError
 from unweave.core.runtime import Runtime
 from unweave.core.seeds import torch_generator
-from unweave.dictionaries.base import Dictionary, DictionaryConfig, dictionary_identity
+from unweave.dictionaries.base import KIND, Dictionary, DictionaryConfig, dictionary_identity
 from unweave.dictionaries.kernels import choose_kernels
 from unweave.dictionaries.kernels.reference import TorchKernels
 from unweave.dictionaries.stored import load
 from unweave.dictionaries.whole import WholeBatch
-from unweave.store.artifact import Identity, existing, writing
+from unweave.store.artifact import Identity, Manifest, check_before, existing, writing
 from unweave.train.batches import Batches
 from unweave.train.checkpoint import Checkpoint
 from unweave.train.precision import products
@@ -62,6 +63,21 @@ class Job:
         if (order := getattr(source, "order_id", None)) is not None:  # windows that are not of the usual size
             inputs["order"] = order
         return dictionary_identity(self.dictionary, source.d_in, inputs, training=self.training, seed=self.seed)
+
+    def check_out(self, *, overwrite: bool = False) -> None:
+        """Refuse a folder that is wrong whatever the rows are: those of a stream cost model passes.
+
+        Raises:
+            InputError: something else stands there, or nothing can be written.
+        """
+        if self.out is not None:
+            check_before(self.out, KIND, self._made, overwrite=overwrite)
+
+    def _made(self, manifest: Manifest) -> bool:
+        """Whether a dictionary may be this job's, of some rows."""
+        known = {"dictionary": to_json(self.dictionary), "training": to_json(self.training)}
+        there = {name: manifest.config.get(name) for name in known}
+        return there == known and manifest.seed == self.seed
 
     def finished(self, identity: Identity, *, overwrite: bool = False) -> Dictionary | None:
         """Its dictionary, where the artifact is there already.

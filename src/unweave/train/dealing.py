@@ -133,7 +133,7 @@ def collected(
         if number in failed:
             outcomes.setdefault(number, InputError(failed[number]))
         elif one.job.out is not None:
-            outcomes[number] = load(one.job.out) if mine is None else mine
+            outcomes[number] = load(one.job.out).to(runtime.torch_device()) if mine is None else mine
         else:
             handed = copy.deepcopy(mine).cpu() if isinstance(mine, Dictionary) else None
             given = here.from_rank(owners[number], handed)

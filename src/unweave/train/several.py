@@ -90,15 +90,18 @@ def _train(jobs: Sequence[tuple[RowSource, Job]], *, overwrite: bool, runtime: R
         raise InputError("two dictionaries are to be written into one folder")
     if here.size > 1 and runtime.split_latents:
         raise InputError("--split-latents is for one dictionary; of several, each is trained whole by one rank")
+    for _, job in jobs if here.first else []:
+        job.check_out(overwrite=overwrite)
     batches = [Batches(source, None, job.training, job.seed) for source, job in jobs]
     identities = [job.identity(read) for (_, job), read in zip(jobs, batches, strict=True)]
     here.same("the dictionaries to train, or the rows that they see", [identity.id for identity in identities])
-    outcomes: dict[int, Outcome] = {}
+    there: dict[int, Dictionary] = {}
     if here.first:
         found = (job.finished(one, overwrite=overwrite) for (_, job), one in zip(jobs, identities, strict=True))
-        outcomes = {number: one for number, one in enumerate(found) if one is not None}
-    for number in here.from_first(list(outcomes)):
-        outcomes[number] = outcomes[number] if here.first else load(str(jobs[number][1].out))
+        there = {number: one for number, one in enumerate(found) if one is not None}
+    for number in here.from_first(list(there)):
+        there[number] = (there[number] if here.first else load(str(jobs[number][1].out))).to(runtime.torch_device())
+    outcomes: dict[int, Outcome] = dict(there)
     waiting = [
         Waiting.of(number, job, batches[number]) for number, (_, job) in enumerate(jobs) if number not in outcomes
     ]

@@ -55,9 +55,11 @@ def train(
     runtime = runtime or Runtime()
     place = None if out is None else Path(out)
     job = Job(dictionary=dictionary, training=training or Training(), seed=seed, out=place)
+    here = ranks()
+    if here.first:
+        job.check_out(overwrite=overwrite)
     source, stream = source_and_stream(rows)
     batches = Batches(source, stream, job.training, seed)
-    here = ranks()
     here.same("the rows that they see", source.id)
     found = job.finished(job.identity(batches), overwrite=overwrite) if here.first else None
     if here.from_first(found is not None):
@@ -66,7 +68,8 @@ def train(
                 f"{out} is there already, and what a stream of batches will give cannot be compared with it; choose "
                 "another folder or overwrite it"
             )
-        return found if found is not None else load(str(out))
+        made = found if found is not None else load(str(out))
+        return made if runtime.split_latents else made.to(runtime.torch_device())
     refuse_not_finite(source, "the rows" if stream is None else f"the first {PEEKED_BATCHES} batches")
     return _through(job, batches, runtime, here, overwrite=overwrite)
 
@@ -83,12 +86,12 @@ def train_alone(rows: RowSource, job: Job, *, overwrite: bool = False, runtime: 
     Raises:
         InputError: as `train`.
     """
-    batches = Batches(rows, None, job.training, job.seed)
+    runtime, batches = runtime or Runtime(), Batches(rows, None, job.training, job.seed)
     found = job.finished(job.identity(batches), overwrite=overwrite)
     if found is not None:
-        return found
+        return found.to(runtime.torch_device())
     refuse_not_finite(rows, "the rows")
-    return _through(job, batches, runtime or Runtime(), ALONE, overwrite=overwrite)
+    return _through(job, batches, runtime, ALONE, overwrite=overwrite)
 
 
 def _through(job: Job, batches: Batches, runtime: Runtime, here: Ranks, *, overwrite: bool) -> Dictionary:

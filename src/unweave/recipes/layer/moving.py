@@ -1,11 +1,11 @@
 """What moving latents does to the answers, on the page of a layer: logits of classes, next tokens, or vectors."""
 
-from unweave.core.errors import InputError
 from unweave.figures.contexts import shown
 from unweave.recipes.base import Run
 from unweave.recipes.layer.study import few
 from unweave.recipes.layer.telling import Layer
 from unweave.steer import MovedAnswers, dose_response, moved_answers
+from unweave.steer.doses import SilentLatentsError
 
 _TITLE = "What does moving a latent do?"
 _DOSES = (0.0, 0.5, 1.0, 2.0)
@@ -13,39 +13,39 @@ _DOSES = (0.0, 0.5, 1.0, 2.0)
 
 def tell_moves(found: Layer, run: Run) -> None:
     """What moving a few latents does to the answers, beside random directions."""
-    subject, config = found.subject, found.config
-    if not config.moved:
+    subject = found.subject
+    if not found.config.moved:
         return
     if not len(found.live):
         run.section(_TITLE, "Not asked: no latent is live.")
         return
-    if subject.names is None or subject.texts:
-        _tell_answers(found, run)
-        return
-    examples = few(subject, config, run.seed)
     try:
-        response = dose_response(
-            subject.module,
-            found.sae,
-            examples,
-            latents=found.best(config.moved),
-            at=config.at,
-            rows=config.rows,
-            side=config.side,
-            layout=found.rows.layout,
-            class_names=subject.names,
-            labels=examples.labels if subject.judged else None,
-            doses=_DOSES,
-            seed=run.seed,
-            batch_size=64,
-            out=run.place("steering"),
-        )
-    except InputError as error:  # a latent of the whole store may be silent on these few examples
-        if "never active" not in str(error):
-            raise
+        (_tell_answers if subject.names is None or subject.texts else _tell_classes)(found, run)
+    except SilentLatentsError as error:  # a latent of the whole store may be silent on these few examples
         run.artifacts.pop("steering", None)
         run.section(_TITLE, f"Not asked: {error}")
-        return
+
+
+def _tell_classes(found: Layer, run: Run) -> None:
+    """The logit that each latent moves most."""
+    subject, config = found.subject, found.config
+    examples = few(subject, config, run.seed)
+    response = dose_response(
+        subject.module,
+        found.sae,
+        examples,
+        latents=found.best(config.moved),
+        at=config.at,
+        rows=config.rows,
+        side=config.side,
+        layout=found.rows.layout,
+        class_names=subject.names,
+        labels=examples.labels if subject.judged else None,
+        doses=_DOSES,
+        seed=run.seed,
+        batch_size=64,
+        out=run.place("steering"),
+    )
     effects = response.strongest()
     run.section(
         _TITLE,
@@ -81,27 +81,20 @@ def tell_moves(found: Layer, run: Run) -> None:
 def _tell_answers(found: Layer, run: Run) -> None:
     """The same of texts, and of answers that are no choice between classes."""
     subject, config = found.subject, found.config
-    try:
-        moved = moved_answers(
-            subject.module,
-            found.sae,
-            few(subject, config, run.seed),
-            latents=found.best(config.moved),
-            at=config.at,
-            names=subject.answers.names,
-            rows=config.rows,
-            side=config.side,
-            layout=found.rows.layout,
-            doses=_DOSES,
-            seed=run.seed,
-            out=run.place("steering"),
-        )
-    except InputError as error:  # a latent of the whole store may be silent on these few examples
-        if "never active" not in str(error):
-            raise
-        run.artifacts.pop("steering", None)
-        run.section(_TITLE, f"Not asked: {error}")
-        return
+    moved = moved_answers(
+        subject.module,
+        found.sae,
+        few(subject, config, run.seed),
+        latents=found.best(config.moved),
+        at=config.at,
+        names=subject.answers.names,
+        rows=config.rows,
+        side=config.side,
+        layout=found.rows.layout,
+        doses=_DOSES,
+        seed=run.seed,
+        out=run.place("steering"),
+    )
     what = "the divergence of its probabilities in nats" if moved.logits else "1 − cosine with the answer as it was"
     followed = (
         " Of all classes or tokens the one whose mean probability moves most is named; because it is the most moved of "

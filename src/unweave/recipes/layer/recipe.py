@@ -18,7 +18,6 @@ from unweave.recipes.layer.study import SPLITS, LayerStudy, Subject, open_subjec
 from unweave.recipes.layer.telling import Layer, tell_findings, tell_places, tell_splice, tell_subject
 from unweave.recipes.sources import Source
 from unweave.store.activations import Activations
-from unweave.store.layout import read_grid
 from unweave.train import train
 
 DEFAULT = LayerStudy()
@@ -54,17 +53,17 @@ def _captured(
     config: LayerStudy, module: nn.Module, subject: Subject, split: Split, run: Run, of: str = ""
 ) -> Activations:
     data: Dataset = subject.train if split == "train" else subject.test
-    plain = isinstance(data, TextDataset) or config.rows not in ("position", "pool")
+    what = config.what(data)
     model = Trained(folder=run.place("model")) if config.taught else config.model
     source = Source(data=config.data, split=split, data_dir=run.data_dir, model=model, seed=run.seed)
     return capture(
         module,
         data,
         at=config.at,
-        rows=config.rows,
-        side=config.side,
-        prefix="keep" if plain else config.prefix,
-        layout=None if config.grid is None else read_grid(config.grid),
+        rows=what.rows,
+        side=what.side,
+        prefix=what.prefix,
+        layout=what.layout,
         class_names=data.class_names if subject.labelled else None,
         batch_size=_BATCH,
         out=run.place(f"activations@{f'{of},' if of else ''}{split}"),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from unweave.analyze import Analysis
+from unweave.capture import Capture
 from unweave.core.errors import InputError
 from unweave.datasets.base import Dataset, DatasetConfig, ImageDataset, Split, TextDataset
 from unweave.datasets.digits import Digits
@@ -19,11 +20,12 @@ from unweave.models.base import ModelConfig
 from unweave.models.classifier import train_classifier
 from unweave.models.cnn import CNN
 from unweave.models.fitting import Fit
-from unweave.models.hooks import Side, resolve
+from unweave.models.hooks import Side
 from unweave.models.places import Prefix
 from unweave.models.rows import RowMeaning
 from unweave.recipes.answers import Answers, answers_to
 from unweave.recipes.base import Run
+from unweave.recipes.probe import probe
 from unweave.recipes.sources import build_model, open_data
 from unweave.store.layout import read_grid
 from unweave.train import Training
@@ -83,6 +85,17 @@ class LayerStudy:
         """Whether the network is trained first."""
         return self.teach == "yes" or (self.teach == "auto" and self.model.kind in _ARCHITECTURES)
 
+    def what(self, data: Dataset) -> Capture:
+        """What is captured of examples like these."""
+        plain = isinstance(data, TextDataset) or self.rows not in ("position", "pool")
+        return Capture(
+            at=(self.at,),
+            rows=self.rows,
+            side=self.side,
+            prefix="keep" if plain else self.prefix,
+            layout=None if self.grid is None else read_grid(self.grid),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Subject:
@@ -130,7 +143,8 @@ def open_subject(config: LayerStudy, run: Run) -> Subject:
     """
     whole = [open_data(config.data, config.model, split, run.data_dir) for split in SPLITS]
     module = build_model(config.model, whole[0], run.seed)
-    resolve(module, config.at)  # a wrong name costs seconds here, and a whole training later
+    module = module.to(run.runtime.torch_device())
+    probe(module, whole[0], config.what(whole[0]))  # what is wrong costs seconds here, and a whole training later
     accuracy = None
     if config.taught:
         train, test = whole
