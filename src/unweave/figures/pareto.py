@@ -140,6 +140,7 @@ def _label(axis: Axes, curves: Sequence[tuple[Curve, str]], others: Sequence[Cur
     for text in axis.texts:
         if isinstance(text, Annotation):
             taken.append(_box(*_on_paper(axis, *text.xy), text.get_text(), *text.xyann))
+    curves = [pair for pair in curves if np.isfinite(_means(pair[0].explained)).any()]  # rows that are all the same
     means = [float(np.nanmean(_nines(_means(curve.explained)))) for curve, _ in curves]
     for (curve, colour), mean in zip(curves, means, strict=True):
         places = _PLACES[:2] if mean == max(means) else _PLACES[2:]  # above another line, words would seem to be its
