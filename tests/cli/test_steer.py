@@ -153,7 +153,7 @@ def test_a_store_by_position_says_where_its_rows_come_from(cli: Callable, tmp_pa
     for flags, message in (
         ("--places 5:5", "there is no place (5, 5): the grid is 2 × 2"),
         ("--places 5", "places are ROW:COLUMN"),
-        ("--rows flatten --tokens 1", "are for rows by position"),
+        ("--rows flatten --tokens 1", "for rows by position"),
         ("--grid 3x3", "which is no grid of 3 × 3 places"),
         ("--grid 3by3", "a grid is HEIGHTxWIDTH"),
     ):

@@ -35,7 +35,7 @@ from unweave.steer.doses import DoseOp, DoseUnit
 from unweave.steer.fidelity import Fidelity, fidelity
 from unweave.steer.stage import DOSES
 from unweave.store.activations import Activations
-from unweave.store.layout import Layout
+from unweave.store.layout import Layout, from_details
 
 Flat = tyro.conf.arg(name="")
 Number = TypeVar("Number", int, float)
@@ -164,6 +164,8 @@ def _known_by(store: Activations) -> dict[str, Any]:
     known: dict[str, Any] = {"at": store.hook_name, "rows": config["rows"], "side": config["side"]}
     if layout is not None and layout.prefix_dropped:
         known["prefix"] = "drop"
+    if (given := from_details(config.get("layout"))) is not None:
+        known["grid"] = given
     source = source_of(store)
     if source is not None:
         known |= {name: getattr(source, name) for name in ("data", "split", "data_dir", "model", "seed")}
