@@ -113,7 +113,10 @@ def _memory() -> int:
 
 
 def _fetch(starts: Sequence[int], sizes: Sequence[int], owners: Sequence[Path]) -> None:
-    """Have the bytes read, several pieces at once: a disk that is asked for one at a time is idle in between."""
+    """Have the bytes read: all are asked for at once, so that the disk is never idle, and these alone.
+
+    A page that is used before it is there would have the system read megabytes around it.
+    """
     if _WILL_NEED is None or sys.platform == "win32":
         return
     from unweave.store.gather import advise_all  # noqa: PLC0415 - compiled code is loaded where it is needed
@@ -124,9 +127,9 @@ def _fetch(starts: Sequence[int], sizes: Sequence[int], owners: Sequence[Path]) 
         for at in range(start, start + size, _PIECE)
     ]
     bounds = np.array([piece[:2] for piece in pieces], np.int64).reshape(-1, 2)
+    advise_all(bounds[:, 0], bounds[:, 1], _WILL_NEED)
     if _POPULATE_READ is None or (pieces and _refusal(pieces[0], _POPULATE_READ) == errno.EINVAL):
-        advise_all(bounds[:, 0], bounds[:, 1], _WILL_NEED)  # the first use of a page waits for it
-        return
+        return  # the first use of a page waits for it
 
     def fetch(first: int) -> tuple[int, int] | None:
         part = bounds[first::_AT_ONCE]
